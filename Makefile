@@ -1,0 +1,36 @@
+# `make demo`, `make test`, `make check`: each sets up its own environment first, once.
+PYTHON ?= python3
+VENV ?= .venv
+READY := $(VENV)/.ready
+STARTER := demo-work/starter/.ready
+
+.PHONY: environment demo test check clean
+
+environment: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt \
+		-e ".[test,check]"
+	touch $@
+
+$(STARTER): $(READY) src/sptar/starter/toy.py $(wildcard src/sptar/starter/toy_collection/*.jsonl)
+	$(VENV)/bin/python -m sptar.starter.toy demo-work/starter
+	touch $@
+
+# The whole pipeline on toy models and a toy collection: it shows that everything runs, and its
+# numbers mean nothing.
+demo: $(STARTER)
+	$(VENV)/bin/sptar run configs/demo.yaml --work demo-work/work
+	@echo "Toy models, toy collection: these numbers mean nothing. The report lies below demo-work/work/runs/demo."
+
+test: $(READY)
+	$(VENV)/bin/python -m pytest
+
+check: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf demo-work build dist

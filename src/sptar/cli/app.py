@@ -1,0 +1,99 @@
+"""All verbs in one application, and the one place where errors become sentences."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+import typer
+
+from sptar.cli import data, import_weak, plan, report, run, search, status, step_verbs
+from sptar.errors import SptarError
+
+__all__ = ["application", "run_application"]
+
+application = typer.Typer(
+    name="sptar",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Soft prompt tuning to augment dense retrieval: from a few labelled queries to a trained, "
+    "tested domain retriever.",
+)
+
+
+@application.callback()
+def _options(
+    debug: bool = typer.Option(False, "--debug", help="Show the whole traceback of an error."),
+) -> None:
+    """Options of every verb."""
+
+
+application.command("run")(run.run)
+application.command("plan")(plan.plan)
+application.command("status")(status.status)
+step_verbs.register(application)
+application.command("import-weak")(import_weak.import_weak)
+application.command("report")(report.report)
+application.command("search")(search.search)
+application.add_typer(data.application, name="data")
+
+
+def _quiet_libraries() -> None:
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def run_application(arguments: Sequence[str]) -> int:
+    """Run the command line; returns the exit code (0 done, 1 a bug, 2 a user's error)."""
+    _quiet_libraries()
+    debug = "--debug" in arguments
+    # The option may stand anywhere: people add it to the end of the line that failed.
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        result = application(args=arguments, prog_name="sptar", standalone_mode=False)
+        return int(result) if isinstance(result, int) else 0
+    except click.exceptions.Exit as leave:
+        return int(leave.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _say("Stopped. Type the same command again to go on where it stopped.")
+        return 130
+    except SptarError as error:
+        if debug:
+            raise
+        _say(f"Error: {error}")
+        return 2
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except (OSError, MemoryError) as error:
+        if debug:
+            raise
+        what = str(error) or "there is not enough memory"
+        _say(f"Error: {what}. Mend that and type the same command again: finished work is kept.")
+        return 2
+    except Exception as error:
+        if debug:
+            raise
+        _say(
+            f"Error: this should not have happened ({type(error).__name__}: {error}). Please "
+            "report it with the traceback that the option --debug shows."
+        )
+        return 1

@@ -1,0 +1,73 @@
+"""``sptar plan``: what a run would do, before it does it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sptar.cli.options import WORK, Assignments, Config, Json, Work, load
+
+__all__ = ["plan"]
+
+
+def plan(
+    config: Config,
+    assignments: Assignments = None,
+    work: Work = WORK,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe/--no-probe",
+            help="Write queries for a few documents, to estimate time and memory.",
+        ),
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Show which steps would run and which are reused, with time and memory of the writing."""
+    from sptar.cli.output import TerminalProgress, print_json, print_table
+
+    progress = TerminalProgress()
+    settings = load(config, assignments)
+    from sptar.plan import plan as make_plan
+    from sptar.steps.base import Context
+    from sptar.workspace import Workspace
+
+    made = make_plan(settings, Context(Workspace(work), progress), probe=probe)
+    if as_json:
+        print_json(made.to_json())
+        return
+    print_table(
+        f"Plan of run '{made.name}'",
+        ["step", "state", "fingerprint", "methods"],
+        [[step.name, step.state, step.fingerprint, ", ".join(step.methods)] for step in made.steps],
+    )
+    found = made.probe
+    if found is None:
+        return
+    print(
+        f"Writing: about {found.documents_per_second:.1f} documents a second "
+        f"({found.documents} tried, prompt not tuned), so about {_duration(found.seconds)} for "
+        f"{found.documents_to_write:,} weak queries."
+    )
+    free = (
+        "" if found.available_bytes is None else f"; free now: {_gigabytes(found.available_bytes)}"
+    )
+    print(
+        f"Memory: weights {_gigabytes(found.model_bytes)}, cache of a full batch "
+        f"{_gigabytes(found.cache_bytes)}{free}."
+    )
+    if found.fits is False:
+        print("The cache does not fit: set a smaller augment.batch_size (results stay the same).")
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,44 @@
+"""``sptar run``: the whole experiment."""
+
+from __future__ import annotations
+
+from sptar.cli.options import WORK, Assignments, Config, Json, Work, load
+
+__all__ = ["run"]
+
+
+def run(
+    config: Config,
+    assignments: Assignments = None,
+    work: Work = WORK,
+    as_json: Json = False,
+) -> None:
+    """Make everything that a config asks for, reuse what is there, and write the report."""
+    from sptar.cli.output import TerminalProgress, print_json, print_table
+
+    progress = TerminalProgress()
+    settings = load(config, assignments)
+    progress.message(f"Run '{settings.name}' in {work}")
+    from sptar.pipeline import run as run_pipeline
+    from sptar.report.collect import write_report
+    from sptar.steps.base import Context
+    from sptar.workspace import Workspace
+
+    workspace = Workspace(work)
+    _, record = run_pipeline(settings, Context(workspace, progress))
+    written = write_report(workspace, record)
+    if as_json:
+        print_json(written.to_json())
+        return
+    print_table(f"Run '{record.name}'", written.table.columns, written.table.rows)
+    if len(written.table.rows) > 1:
+        print("+ significantly better than the verdict's method, - significantly worse")
+    for sentence in written.verdict:
+        print(sentence)
+    print(f"Report: {written.page}")
+    dense = [name for name, steps in record.methods.items() if "encode" in steps]
+    if dense:
+        best = "sptar" if "sptar" in dense else dense[-1]
+        print(
+            f'Next: sptar search "your question" --run {record.name} --method {best} --work {work}'
+        )

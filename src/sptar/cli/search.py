@@ -1,0 +1,43 @@
+"""``sptar search``: ask a trained retriever."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sptar.cli.options import WORK, Json, Work
+
+__all__ = ["search"]
+
+
+def search(
+    text: Annotated[str, typer.Argument(help="The question.")],
+    run: Annotated[
+        str | None, typer.Option("--run", help="Name of the run; by default the newest.")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help="Method of the run; by default sptar if it is there."),
+    ] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="Documents to show.")] = 5,
+    work: Work = WORK,
+    as_json: Json = False,
+) -> None:
+    """Find the best documents for a question with a retriever of a finished run."""
+    from sptar.cli.output import print_json, print_table
+    from sptar.serve.answer import answer
+    from sptar.workspace import Workspace
+
+    answered = answer(Workspace(work), text, run=run, method=method, top=top)
+    if as_json:
+        print_json(answered.to_json())
+        return
+    rows = [
+        [hit.rank, f"{hit.score:.4f}", hit.doc_id, hit.title, hit.excerpt] for hit in answered.hits
+    ]
+    print_table(
+        f"{answered.method} of run '{answered.run}'",
+        ["rank", "score", "document", "title", "text"],
+        rows,
+    )

@@ -1,0 +1,1 @@
+"""Collections: reading, checking, splitting."""

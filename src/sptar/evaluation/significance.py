@@ -1,0 +1,345 @@
+"""Is the target better than each other method, query by query, and how sure is that?
+
+For every pair (other method, measure): a paired t-test over the queries, a bootstrap interval of
+the mean difference, and the smallest difference that so many queries would have shown. p-values
+are corrected by Holm's method over the whole family, methods times measures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sptar.errors import DataError
+from sptar.evaluation.evaluate import Scores
+from sptar.evaluation.measures import Measure, parse_measure, parse_measures
+from sptar.io import read_json, write_json
+
+__all__ = [
+    "Comparison",
+    "Difference",
+    "bootstrap_intervals",
+    "choose_target",
+    "compare",
+    "detectable_difference",
+    "holm",
+    "paired_test",
+]
+
+_FORMAT = 1
+_CONFIDENCE = 0.95
+_POWER = 0.80
+_SAME = 1e-12
+"""Differences that agree to this are equal: measures lie in 0 … 1, the rest is rounding."""
+
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Target against one other method in one measure.
+
+    Attributes:
+        difference: mean of (target - other) over the queries.
+        low, high: 95 % bootstrap percentile interval of ``difference``.
+        p_value: two-sided paired t-test, uncorrected.
+        p_holm: ``p_value`` corrected over the family; this one decides.
+        p_one_sided: for "the target is better", uncorrected.
+        p_one_sided_holm: ``p_one_sided`` corrected over the family.
+        queries: number of paired queries.
+        detectable: smallest true difference that would be found with 80 % power; ``None`` when
+            the spread of the differences cannot be estimated.
+    """
+
+    other: str
+    measure: Measure
+    target_mean: float
+    other_mean: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    p_holm: float
+    p_one_sided: float
+    p_one_sided_holm: float
+    queries: int
+    detectable: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One method against each other one; ``differences`` go by method, then by measure."""
+
+    target: str
+    measures: tuple[Measure, ...]
+    differences: tuple[Difference, ...]
+    alpha: float
+    bootstrap_samples: int
+    seed: int
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The methods that the target is compared with."""
+        return tuple(dict.fromkeys(item.other for item in self.differences))
+
+    def find(self, other: str, measure: str | Measure) -> Difference:
+        """The difference to one method in one measure; ``KeyError`` when it was not tested."""
+        wanted = parse_measure(measure)
+        for item in self.differences:
+            if item.other == other and item.measure == wanted:
+                return item
+        raise KeyError((other, str(wanted)))
+
+    def significant(self, item: Difference) -> bool:
+        """Whether the corrected two-sided p-value is at or below ``alpha``."""
+        return item.p_holm <= self.alpha
+
+    def save(self, path: str | Path) -> None:
+        """Write everything as JSON, atomically."""
+        write_json(
+            path,
+            {
+                "format": _FORMAT,
+                "target": self.target,
+                "alpha": self.alpha,
+                "bootstrap_samples": self.bootstrap_samples,
+                "seed": self.seed,
+                "measures": [str(measure) for measure in self.measures],
+                "differences": [
+                    {**asdict(item), "measure": str(item.measure)} for item in self.differences
+                ],
+            },
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Comparison:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            DataError: there is no such file, or it does not hold a comparison.
+        """
+        if not Path(path).is_file():
+            raise DataError(
+                "there is no file with a comparison.", path=path, hint="Compare the methods first."
+            )
+        value: Any = read_json(path)
+        try:
+            if value["format"] != _FORMAT:
+                raise ValueError(f"format {value['format']!r} instead of {_FORMAT}")
+            return cls(
+                target=str(value["target"]),
+                measures=parse_measures(value["measures"]),
+                differences=tuple(
+                    Difference(**{**item, "measure": Measure.parse(item["measure"])})
+                    for item in value["differences"]
+                ),
+                alpha=float(value["alpha"]),
+                bootstrap_samples=int(value["bootstrap_samples"]),
+                seed=int(value["seed"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"this is no file with a comparison ({type(error).__name__}: {error}).",
+                path=path,
+                hint="Compare the methods again.",
+            ) from None
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (Holm, 1979), in the order given.
+
+    The i-th smallest of m p-values (i from 0) is multiplied by m - i, never falls below the
+    corrected value before it, and stops at 1.
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for step, position in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - step) * p_values[position]))
+        corrected[position] = largest
+    return corrected
+
+
+def paired_test(differences: Vector) -> tuple[float, float]:
+    """Two-sided and one-sided ("mean above 0") p-value of a paired t-test; ``(n,)`` differences.
+
+    The t statistic does not exist for one query, nor when all differences are equal. Then the
+    exact sign-flip test answers: under the null hypothesis each of the n equal differences could
+    as well have had the other sign, so p = 2 / 2^n two-sided, and 1 when all are 0.
+
+    >>> paired_test(np.zeros(8))
+    (1.0, 1.0)
+    >>> paired_test(np.full(5, 0.1))
+    (0.0625, 0.03125)
+    >>> paired_test(np.array([0.3]))
+    (1.0, 0.5)
+    """
+    from scipy import stats
+
+    count = len(differences)
+    if count == 0:
+        raise ValueError("at least one difference is needed")
+    if np.abs(differences).max() <= _SAME:
+        return 1.0, 1.0
+    if _constant(differences):
+        two_sided = 2.0 ** (1 - count)
+        return two_sided, (2.0**-count if differences[0] > 0 else 1.0)
+    statistic = differences.mean() / (differences.std(ddof=1) / math.sqrt(count))
+    return (
+        float(2 * stats.t.sf(abs(statistic), count - 1)),
+        float(stats.t.sf(statistic, count - 1)),
+    )
+
+
+def _constant(differences: Vector) -> bool:
+    return bool(differences.max() - differences.min() <= _SAME)
+
+
+def detectable_difference(differences: Vector, alpha: float, power: float = _POWER) -> float | None:
+    """Smallest true mean difference that a two-sided paired t-test finds with this power.
+
+    ``(t[1 - alpha/2] + t[power]) * sd / sqrt(n)`` with n - 1 degrees of freedom, the usual
+    approximation. ``None`` for one query or differences without spread.
+    """
+    from scipy import stats
+
+    count = len(differences)
+    if count < 2 or _constant(differences):
+        return None
+    quantiles = stats.t.ppf(1 - alpha / 2, count - 1) + stats.t.ppf(power, count - 1)
+    return float(quantiles * differences.std(ddof=1) / math.sqrt(count))
+
+
+def bootstrap_intervals(
+    columns: Sequence[Vector], samples: int, seed: int, confidence: float = _CONFIDENCE
+) -> list[tuple[float, float]]:
+    """Percentile interval of the mean of each column; each column is ``(n,)``, n ≥ 1.
+
+    Queries are drawn with replacement, the same draws for all columns: an interval depends on its
+    own column, the seed and the number of samples, not on which other columns stand beside it.
+    """
+    if not columns:
+        return []
+    count = len(columns[0])
+    generator = np.random.default_rng(seed)
+    means = np.empty((len(columns), samples))
+    # How often each query is drawn, for some samples at a time: about 2 million numbers.
+    rows = max(1, min(samples, 2_000_000 // count))
+    for start in range(0, samples, rows):
+        size = min(rows, samples - start)
+        drawn = generator.integers(0, count, size=(size, count))
+        drawn += np.arange(size)[:, None] * count
+        times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
+        weights = times / count
+        for position, column in enumerate(columns):
+            means[position, start : start + size] = weights @ column
+    tail = (1 - confidence) / 2
+    bounds = np.quantile(means, [tail, 1 - tail], axis=1)
+    return [(float(low), float(high)) for low, high in bounds.T]
+
+
+def choose_target(methods: Iterable[str], target: str | None = None) -> str:
+    """The method of the verdict: ``target``, else ``sptar`` if there, else the last one.
+
+    Raises:
+        DataError: the target is not among the methods.
+    """
+    names = list(methods)
+    if not names:
+        raise DataError("There is no method to compare.")
+    if target is None:
+        return "sptar" if "sptar" in names else names[-1]
+    if target not in names:
+        raise DataError(
+            f"There are no scores of '{target}', which the other methods should be compared with.",
+            hint=f"There are scores of: {', '.join(names)}.",
+        )
+    return target
+
+
+def compare(
+    systems: Mapping[str, Scores],
+    target: str | None = None,
+    measures: Iterable[str | Measure] | None = None,
+    alpha: float = 0.05,
+    bootstrap_samples: int = 10_000,
+    seed: int = 0,
+) -> Comparison:
+    """Test the target against each other system in each measure.
+
+    Args:
+        systems: method → scores over the same queries; the order of the rows of the result.
+        target: see :func:`choose_target`.
+        measures: by default those of the target's scores.
+        alpha: level of the corrected tests. ``detectable`` uses alpha / family size: what Holm
+            finds for sure, whatever the other p-values are.
+
+    Raises:
+        DataError: scores are missing, or two systems were not evaluated on the same queries.
+    """
+    chosen = choose_target(systems, target)
+    own = systems[chosen]
+    tested = own.measures if measures is None else parse_measures(measures)
+    others = [name for name in systems if name != chosen]
+    for name in others:
+        _check_same_queries(chosen, own, name, systems[name])
+    family = [(name, measure) for name in others for measure in tested]
+    columns = [
+        np.asarray(own.row(measure), dtype=np.float64)
+        - np.asarray(systems[name].row(measure), dtype=np.float64)
+        for name, measure in family
+    ]
+    tests = [paired_test(column) for column in columns]
+    two_sided = holm([test[0] for test in tests])
+    one_sided = holm([test[1] for test in tests])
+    intervals = bootstrap_intervals(columns, bootstrap_samples, seed)
+    return Comparison(
+        target=chosen,
+        measures=tested,
+        differences=tuple(
+            Difference(
+                other=name,
+                measure=measure,
+                target_mean=own.mean(measure),
+                other_mean=systems[name].mean(measure),
+                difference=math.fsum(columns[position]) / len(columns[position]),
+                low=intervals[position][0],
+                high=intervals[position][1],
+                p_value=tests[position][0],
+                p_holm=two_sided[position],
+                p_one_sided=tests[position][1],
+                p_one_sided_holm=one_sided[position],
+                queries=len(columns[position]),
+                detectable=detectable_difference(columns[position], alpha / len(family)),
+            )
+            for position, (name, measure) in enumerate(family)
+        ),
+        alpha=alpha,
+        bootstrap_samples=bootstrap_samples,
+        seed=seed,
+    )
+
+
+def _check_same_queries(target: str, own: Scores, name: str, other: Scores) -> None:
+    if own.query_ids == other.query_ids and own.relevance_level == other.relevance_level:
+        return
+    if own.query_ids == other.query_ids:
+        raise DataError(
+            f"'{target}' was evaluated with relevance level {own.relevance_level} and '{name}' "
+            f"with {other.relevance_level}.",
+            hint="Evaluate both with the same evaluate.relevance_level.",
+        )
+    odd = sorted(set(own.query_ids) ^ set(other.query_ids))
+    raise DataError(
+        f"'{target}' and '{name}' were not evaluated on the same queries: {len(odd)} stand in one "
+        f"of them only, such as {odd[0]!r}.",
+        hint="Evaluate both runs against the same qrels.",
+    )

@@ -1,0 +1,1 @@
+"""The frozen language model: loading, soft prompts, generation."""

@@ -1,0 +1,98 @@
+"""Batches of similar length, halved when memory runs out; results keep the callers' order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from sptar.errors import ModelError
+from sptar.progress import silent
+from sptar.types import Progress
+
+__all__ = ["LengthBatches", "pad_right"]
+
+Result = TypeVar("Result")
+
+
+class LengthBatches:
+    """Runs a function over items in batches of similar length, the longest first.
+
+    Longest first, because then a batch that does not fit into memory shows at once, and not at
+    the end of a night. When memory runs out the batch is cut in half and tried again, and later
+    batches stay that small. ``limit`` is the present batch size.
+    """
+
+    def __init__(self, batch_size: int, progress: Progress = silent) -> None:
+        self.limit = batch_size
+        self._progress = progress
+
+    def run(
+        self,
+        lengths: Sequence[int],
+        work: Callable[[list[int]], list[Result]],
+        *,
+        equal_lengths: bool = False,
+    ) -> list[Result]:
+        """Result of each item, in the order of ``lengths``.
+
+        Args:
+            lengths: tokens of each item.
+            work: given the positions of the items of one batch, returns their results.
+            equal_lengths: put only items of the same length into one batch, for models that
+                cannot be told which positions are padding.
+
+        Raises:
+            ModelError: a single item does not fit into memory.
+        """
+        order = sorted(range(len(lengths)), key=lambda item: (-lengths[item], item))
+        results: dict[int, Result] = {}
+        start = 0
+        while start < len(order):
+            batch = order[start : start + self.limit]
+            if equal_lengths:
+                batch = [item for item in batch if lengths[item] == lengths[batch[0]]]
+            answers = _unless_out_of_memory(work, batch)
+            if answers is None:
+                self._halve(len(batch), lengths[batch[0]])
+                continue
+            results.update(zip(batch, answers, strict=True))
+            start += len(batch)
+        return [results[item] for item in range(len(lengths))]
+
+    def _halve(self, tried: int, tokens: int) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if tried == 1:
+            raise ModelError(
+                f"Memory ran out on a single text of {tokens} tokens.",
+                hint="Set `prompt.max_document_tokens` to a smaller number, or `llm.dtype: "
+                "bfloat16`.",
+            )
+        self.limit = tried // 2
+        self._progress.message(
+            f"Memory ran out with {tried} texts in a batch; going on with {self.limit}. "
+            "The results are the same."
+        )
+
+
+def _unless_out_of_memory(
+    work: Callable[[list[int]], list[Result]], batch: list[int]
+) -> list[Result] | None:
+    # The frames of a caught exception keep the tensors of the failed batch alive; they are gone
+    # only when the exception has left its handler, so nothing is retried inside of it.
+    try:
+        return work(batch)
+    except torch.OutOfMemoryError:
+        return None
+
+
+def pad_right(
+    rows: Sequence[Sequence[int]], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids [rows, longest], filled up with id 0 on the right, and the length of each row."""
+    longest = max((len(row) for row in rows), default=0)
+    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], dtype=torch.long)
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
+    return ids.reshape(len(rows), longest).to(device), lengths.to(device)

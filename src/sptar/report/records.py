@@ -1,0 +1,213 @@
+"""What a report shows, as plain records: whoever runs the steps fills them, the page draws them.
+
+Everything but the name has a default; a part that is left empty does not appear on the page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sptar.evaluation.significance import Comparison
+
+__all__ = [
+    "ChosenExamples",
+    "Curve",
+    "CurveSeries",
+    "ExamplePair",
+    "Funnel",
+    "LedgerRow",
+    "MethodExamples",
+    "OverlapRow",
+    "ReasonCount",
+    "ReportData",
+    "ScoreCell",
+    "ScoreRow",
+    "ScoreTable",
+    "Timing",
+    "Version",
+    "WeakExample",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreCell:
+    """One mean. ``mark`` says how the target stands to this method, by the corrected test.
+
+    ``"below"``: significantly worse than the target; ``"above"``: significantly better than the
+    target; ``""``: no detectable difference, or the target itself.
+    """
+
+    value: float | None
+    mark: Literal["", "below", "above"] = ""
+    best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """One method; a cell for each measure of the table."""
+
+    method: str
+    cells: tuple[ScoreCell, ...]
+    target: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTable:
+    """Methods × measures; ``queries`` is how many queries every mean goes over."""
+
+    measures: tuple[str, ...]
+    rows: tuple[ScoreRow, ...]
+    queries: int
+    alpha: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """One role of labelled queries, what it was used for, and how much of it there is."""
+
+    role: str
+    queries: int
+    pairs: int
+    use: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OverlapRow:
+    """How many of ``total`` items coincide with a test query or another role."""
+
+    what: str
+    count: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonCount:
+    """How many weak queries were dropped for one reason of the weak data filter."""
+
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Funnel:
+    """Weak queries of one method: ``generated`` = sum of ``dropped`` + ``kept``."""
+
+    method: str
+    generated: int
+    dropped: tuple[ReasonCount, ...]
+    kept: int
+
+    def __post_init__(self) -> None:
+        if self.generated != self.kept + sum(item.count for item in self.dropped):
+            raise ValueError(f"the funnel of {self.method!r} does not add up")
+
+
+@dataclass(frozen=True, slots=True)
+class WeakExample:
+    """A weak query as a reader sees it; ``rank`` is that of its source document, from 1."""
+
+    query: str
+    document: str
+    reason: str
+    rank: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MethodExamples:
+    """Some weak queries of one method, from both sides of the decision."""
+
+    method: str
+    kept: tuple[WeakExample, ...]
+    dropped: tuple[WeakExample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CurveSeries:
+    """One line of a chart: (x, y) points in the order of x."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A chart of a training; ``title`` names the method too, ``best_x`` is the epoch kept."""
+
+    method: str
+    title: str
+    y_label: str
+    series: tuple[CurveSeries, ...]
+    x_label: str = "epoch"
+    best_x: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExamplePair:
+    """A labelled pair that stands in the prompt."""
+
+    query: str
+    document: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenExamples:
+    """The pairs in one method's prompt, and the S_eval losses of the candidates if scored."""
+
+    method: str
+    pairs: tuple[ExamplePair, ...]
+    best_loss: float | None = None
+    worst_loss: float | None = None
+    groups: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A piece of software (or a model, a collection) and its version."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One step: seconds that making its artefact took, and whether this run reused it."""
+
+    step: str
+    seconds: float | None
+    reused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReportData:
+    """Everything on the page.
+
+    Attributes:
+        verdict: the headline first, then its details.
+        warnings: what a reader must know before the verdict ("these numbers mean nothing").
+        notes: what a reader may want to know about the run; listed behind the scores.
+        evaluation: sentences about the evaluation itself, under the table of scores.
+        labels_used: labelled *pairs* that training or choosing anything read.
+        config: the whole config as YAML.
+        made: when, as it is to be printed; the page takes no time of its own.
+    """
+
+    name: str
+    mode: Literal["few_shot", "paper"] = "few_shot"
+    verdict: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    table: ScoreTable | None = None
+    evaluation: tuple[str, ...] = ()
+    comparison: Comparison | None = None
+    ledger: tuple[LedgerRow, ...] = ()
+    labels_used: int | None = None
+    overlap: tuple[OverlapRow, ...] = ()
+    funnels: tuple[Funnel, ...] = ()
+    examples: tuple[MethodExamples, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    chosen: tuple[ChosenExamples, ...] = ()
+    config: str = ""
+    versions: tuple[Version, ...] = ()
+    timings: tuple[Timing, ...] = ()
+    made: str | None = None

@@ -1,0 +1,1 @@
+"""Retrievers: BM25, bi-encoders, exact search."""

@@ -1,0 +1,203 @@
+"""Loading a start encoder: any sentence-transformers folder or plain transformer, safely."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from sentence_transformers.util import is_sentence_transformer_model
+from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from sptar.errors import ModelError
+from sptar.progress import silent
+from sptar.types import Progress
+
+__all__ = ["load_sentence_transformer", "pick_device"]
+
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def pick_device(name: str) -> str:
+    """The device that ``auto`` stands for, or the one named.
+
+    Raises:
+        ModelError: the device is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"The device '{name}' cannot be used ({str(error).splitlines()[0]}).",
+            hint="Set train.device=auto, or cpu.",
+        ) from None
+    return str(device)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep the library's bars and its notes on unused heads off the terminal while loading."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _refuse_pickles(folder: Path) -> None:
+    for file in sorted(folder.rglob("*")):
+        if file.suffix not in _PICKLED or "model" not in file.stem:
+            continue
+        if not any(file.parent.glob("*.safetensors")):
+            raise ModelError(
+                f"The encoder '{folder}' has its weights in {file.relative_to(folder)}, a pickle, "
+                "which can run code when it is read.",
+                hint="Only safetensors are loaded: save the model with safetensors first.",
+            )
+
+
+def _is_sentence_transformer(name: str, revision: str | None) -> bool:
+    folder = Path(name)
+    if folder.is_dir():
+        return (folder / "modules.json").is_file()
+    return bool(is_sentence_transformer_model(name, revision=revision))
+
+
+def _plain_modules(
+    name: str,
+    revision: str | None,
+    trust_remote_code: bool,
+    pooling: Literal["mean", "cls"],
+    progress: Progress,
+) -> list[torch.nn.Module]:
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    overrides: dict[str, Any] = {}
+    config = AutoConfig.from_pretrained(name, **source)
+    if getattr(config, "is_decoder", False) and not getattr(config, "is_encoder_decoder", False):
+        # A BERT-like model that was trained to write: as an encoder each token sees all others.
+        overrides["is_decoder"] = False
+        progress.message(
+            f"The start '{Path(name).name}' is a {config.model_type} set up as a decoder; as an "
+            "encoder it attends in both directions (is_decoder: false)."
+        )
+    body = Transformer(
+        name,
+        model_kwargs={**source, "use_safetensors": True, "dtype": torch.float32},
+        processor_kwargs=dict(source),
+        config_kwargs={**source, **overrides},
+    )
+    # Learned positions count from the left: padding there would shift a text by its neighbours.
+    if isinstance(body.tokenizer, PreTrainedTokenizerBase):
+        body.tokenizer.padding_side = "right"
+    return [body, Pooling(body.get_embedding_dimension(), pooling)]
+
+
+def load_sentence_transformer(
+    name: str,
+    *,
+    pooling: Literal["mean", "cls"],
+    max_tokens: int | None,
+    device: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    progress: Progress = silent,
+) -> SentenceTransformer:
+    """Load an encoder in float32 and evaluation mode.
+
+    A sentence-transformers folder or repository is loaded as it is: its pooling, prompts and
+    modules are kept. Anything else that ``AutoModel`` reads, a causal language model too, gets
+    ``pooling`` over the last hidden states (of padding-free positions). A tokenizer without a pad
+    token pads with its end token. Parameters that the source lacks (such as BERT's unused pooler)
+    start from a fixed seed, so that loading twice gives the same model.
+
+    Args:
+        max_tokens: texts are cut to the smaller of this and the model's own bound (its
+            ``max_seq_length``, tokenizer or positions); ``None`` keeps the model's own.
+
+    Raises:
+        ModelError: nothing loadable under this name; weights that are not safetensors; code of the
+            repository's own without ``trust_remote_code``.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        _refuse_pickles(folder)
+    elif folder.is_absolute() or name.startswith(".") or name.count("/") > 1 or not name:
+        raise ModelError(
+            f"There is no encoder folder '{name}'.",
+            hint="Give an existing folder or a hub name in train.start.",
+        )
+    random_state = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    try:
+        with _quietly():
+            if _is_sentence_transformer(name, revision):
+                model = SentenceTransformer(
+                    name,
+                    device=device,
+                    revision=revision,
+                    trust_remote_code=trust_remote_code,
+                    model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+                )
+            else:
+                model = SentenceTransformer(
+                    modules=_plain_modules(name, revision, trust_remote_code, pooling, progress),
+                    device=device,
+                )
+    except ModelError:
+        raise
+    except Exception as error:  # many libraries lie below, each with errors of its own
+        raise _explained(name, error) from error
+    finally:
+        torch.random.set_rng_state(random_state)
+    tokenizer = model.tokenizer
+    if isinstance(tokenizer, PreTrainedTokenizerBase) and tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(
+                f"The tokenizer of '{name}' has neither a pad nor an end token.",
+                hint="Set pad_token in its tokenizer_config.json.",
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    own = model.max_seq_length
+    if max_tokens is not None and isinstance(model[0], Transformer):
+        model.max_seq_length = max_tokens if own is None else min(max_tokens, int(own))
+    return model.eval().float()
+
+
+def _explained(name: str, error: Exception) -> ModelError:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    reason = reason or type(error).__name__
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            f"The encoder '{name}' brings Python code of its own.",
+            hint="If you trust it, set train.trust_remote_code=true.",
+        )
+    folder = Path(name)
+    if folder.is_dir():
+        hint = "The folder needs config.json, tokenizer files and safetensors weights."
+        if (folder / "config.json").is_file():
+            try:
+                json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            except ValueError:
+                hint = "Its config.json is no valid JSON."
+    else:
+        hint = (
+            "Check the name and the network, or download the model and give its folder in "
+            "train.start."
+        )
+    return ModelError(f"The encoder '{name}' cannot be loaded: {reason.rstrip('.')}.", hint=hint)

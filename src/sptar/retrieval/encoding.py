@@ -1,0 +1,196 @@
+"""Texts to vectors with a bi-encoder, trained or as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sptar.config import TrainConfig
+from sptar.errors import ModelError
+from sptar.progress import silent
+from sptar.retrieval.specs import RetrieverSpec, retriever_spec
+from sptar.types import Document, Progress, Query
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+__all__ = ["Encoder", "load_encoder"]
+
+Role = Literal["query", "document"]
+
+_PROMPT_NAMES: dict[Role, tuple[str, ...]] = {
+    "query": ("query",),
+    "document": ("document", "passage", "corpus"),
+}
+"""Names under which sentence-transformers models keep their prompts, the first is ours."""
+
+
+class Encoder:
+    """A sentence-transformers model together with what a retriever demands of it.
+
+    Vectors are float32; they have length 1 when the retriever compares by cosine. A vector depends
+    on its text alone: the batch changes it by rounding only (about 1e-7 of its length). Texts are
+    sorted by length for the batches and come back in the order given; what exceeds the token bound
+    is cut; an empty text has a vector too.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        spec: RetrieverSpec,
+        *,
+        query_prompt: str = "",
+        document_prompt: str = "",
+        batch_size: int = 32,
+        progress: Progress = silent,
+    ) -> None:
+        self.model = model
+        self.spec = spec
+        self._batch_size = batch_size
+        self._progress = progress
+        # A prompt of ours wins over the model's; without one the model keeps its own.
+        ours_by_role: dict[Role, str] = {"query": query_prompt, "document": document_prompt}
+        for role, ours in ours_by_role.items():
+            names = _PROMPT_NAMES[role]
+            known = next((model.prompts[name] for name in names if model.prompts.get(name)), "")
+            model.prompts[names[0]] = ours or known
+        model.similarity_fn_name = spec.similarity
+        self._empty_text = self._stand_in()
+
+    def _stand_in(self) -> str:
+        """What is read for a text without any token: models cannot attend to nothing."""
+        from transformers import PreTrainedTokenizerBase
+
+        tokenizer = self.model.tokenizer
+        if isinstance(tokenizer, PreTrainedTokenizerBase) and not tokenizer("")["input_ids"]:
+            return str(tokenizer.eos_token or tokenizer.pad_token)
+        return ""
+
+    @property
+    def dimension(self) -> int:
+        """d, the length of a vector."""
+        return int(self.model.get_embedding_dimension())
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Tokens of a text that are read, special tokens and prompt included."""
+        bound: int | None = self.model.max_seq_length
+        return bound
+
+    @property
+    def pooling(self) -> str:
+        """How token vectors become one, in words."""
+        modes = [
+            mode if isinstance(mode, str) else " and ".join(mode)
+            for mode in (getattr(module, "pooling_mode", None) for module in self.model)
+            if mode is not None
+        ]
+        return ", ".join(modes) or "built-in"
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that plain ``SentenceTransformer(folder)`` loads, without a model card.
+
+        Prompts go along: ``encode_query`` and ``encode_document`` of that library use them.
+        """
+        from sentence_transformers.sentence_transformer.modules import Transformer
+
+        # The name under which the start was loaded can be a path of this machine.
+        for module in self.model.modules():
+            if isinstance(module, Transformer):
+                module.model.config.name_or_path = ""
+                if module.tokenizer is not None:
+                    module.tokenizer.name_or_path = ""
+        self.model.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
+
+    def prompt(self, role: Role) -> str:
+        """Text in front of every query, or document."""
+        return str(self.model.prompts[role])
+
+    def readable(self, text: str, role: Role) -> str:
+        """The text as the model gets it, without the prompt."""
+        if self._empty_text and not text.strip() and not self.prompt(role):
+            return self._empty_text
+        return text.strip()
+
+    def encode_documents(self, documents: Sequence[Document]) -> npt.NDArray[np.float32]:
+        """Vectors of titles and texts, [n, d], in the order of the documents."""
+        return self._encode([document.full_text for document in documents], "document")
+
+    def encode_queries(self, queries: Sequence[Query]) -> npt.NDArray[np.float32]:
+        """Vectors of query texts, [n, d], in the order of the queries."""
+        return self._encode([query.text for query in queries], "query")
+
+    def _encode(self, texts: Sequence[str], role: Role) -> npt.NDArray[np.float32]:
+        import torch
+
+        if not texts:
+            return np.zeros((0, self.dimension), dtype=np.float32)
+        readable = [self.readable(text, role) for text in texts]
+        while True:
+            try:
+                vectors = self.model.encode(
+                    readable,
+                    prompt=self.prompt(role),
+                    task=role,
+                    batch_size=self._batch_size,
+                    normalize_embeddings=self.spec.normalise,
+                    show_progress_bar=False,
+                )
+                return np.ascontiguousarray(vectors, dtype=np.float32)
+            except torch.OutOfMemoryError:
+                if self._batch_size == 1:
+                    raise ModelError(
+                        "The device has too little memory to encode even one text.",
+                        hint="Lower train.max_tokens, or set train.device=cpu.",
+                    ) from None
+                self._batch_size //= 2
+                torch.cuda.empty_cache()
+                self._progress.message(
+                    f"Out of memory: encoding goes on with {self._batch_size} texts at once."
+                )
+
+
+def load_encoder(
+    name: str | Path,
+    config: TrainConfig | None = None,
+    *,
+    progress: Progress = silent,
+) -> Encoder:
+    """Load a start encoder or a trained retriever, ready to encode.
+
+    A folder's own settings are respected: its pooling, its prompts where the config has none, and
+    its token bound, which the config's ``max_tokens`` can only lower. So all-MiniLM-L6-v2 reads
+    256 tokens under the default of 350.
+
+    Args:
+        name: folder or hub name. The config's ``start`` is *not* looked at, its ``revision`` is.
+        config: recipe; ``None`` takes a trained folder entirely as it is.
+
+    Raises:
+        ModelError: see :func:`sptar.retrieval.encoder_loading.load_sentence_transformer`.
+    """
+    from sptar.retrieval.encoder_loading import load_sentence_transformer, pick_device
+
+    recipe = config if config is not None else TrainConfig()
+    spec = retriever_spec(recipe)
+    model = load_sentence_transformer(
+        str(name),
+        pooling=spec.pooling,
+        max_tokens=None if config is None else spec.max_tokens,
+        device=pick_device(recipe.device),
+        revision=recipe.revision,
+        trust_remote_code=recipe.trust_remote_code,
+        progress=progress,
+    )
+    return Encoder(
+        model,
+        spec,
+        query_prompt=recipe.query_prompt,
+        document_prompt=recipe.document_prompt,
+        batch_size=recipe.encode_batch_size,
+        progress=progress,
+    )

@@ -1,0 +1,1 @@
+"""Material inside the package to try everything without a download."""

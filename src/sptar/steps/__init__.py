@@ -1,0 +1,1 @@
+"""The steps: each makes one artefact from settings and other artefacts."""

@@ -1,0 +1,171 @@
+"""What a step is: a function from settings and input artefacts to one output artefact.
+
+A step knows its identity before anything has run, because that follows from its causes alone: so a
+plan can tell what is there already, and two methods that need the same artefact share it.
+"""
+
+from __future__ import annotations
+
+import abc
+import importlib.metadata
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sptar.errors import WorkspaceError
+from sptar.executors.local import LocalExecutor
+from sptar.progress import silent
+from sptar.types import Progress
+from sptar.workspace import PARTIAL, Artefact, Workspace, fingerprint
+
+__all__ = ["Context", "Made", "Output", "Step", "make"]
+
+
+@dataclass
+class Context:
+    """What steps share while a run lasts."""
+
+    workspace: Workspace
+    progress: Progress = silent
+    executor: LocalExecutor = field(default_factory=LocalExecutor)
+    loaded: dict[Any, Any] = field(default_factory=dict)
+    """Models and collections that several steps of this process use."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """The folder that a step fills. What it keeps under ``unfinished`` goes when it is done."""
+
+    folder: Path
+
+    def path(self, name: str) -> Path:
+        """Path of a file of the artefact."""
+        return self.folder / name
+
+    @property
+    def unfinished(self) -> Path:
+        """Folder for blocks and checkpoints, removed when the artefact is finished."""
+        path = self.folder / PARTIAL
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+class Step(abc.ABC):
+    """One node of a method's graph."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Raised when the same causes give another result than before."""
+
+    @property
+    @abc.abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Everything but the inputs that changes the result, as JSON values."""
+
+    @property
+    def inputs(self) -> Mapping[str, Step]:
+        """Steps whose artefacts this one reads."""
+        return {}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of the artefact, known before it exists."""
+        inputs = {name: step.fingerprint for name, step in self.inputs.items()}
+        return fingerprint(self.name, self.version, self.settings, inputs)
+
+    @abc.abstractmethod
+    def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
+        """Fill ``output`` and return a summary (JSON values) for the manifest."""
+
+    def artefact(self, workspace: Workspace) -> Artefact:
+        """The finished artefact.
+
+        Raises:
+            WorkspaceError: it has not been made yet.
+        """
+        found = workspace.find(self.name, self.fingerprint)
+        if found is None:
+            raise WorkspaceError(
+                f"The step '{self.name}' has not been run in {workspace.root}.",
+                hint=f"Type: sptar {self.name.replace('_', '-')} CONFIG --work {workspace.root}",
+            )
+        return found
+
+    def upstream(self) -> Iterator[Step]:
+        """All steps that this one stands on, each once, then itself."""
+        seen: set[tuple[str, str]] = set()
+
+        def walk(step: Step) -> Iterator[Step]:
+            key = (step.name, step.fingerprint)
+            if key in seen:
+                return
+            seen.add(key)
+            for below in step.inputs.values():
+                yield from walk(below)
+            yield step
+
+        yield from walk(self)
+
+
+@dataclass(frozen=True)
+class Made:
+    """An artefact and whether it was there before."""
+
+    artefact: Artefact
+    reused: bool
+    seconds: float
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in ("sptar", "torch", "transformers", "sentence-transformers", "bm25s"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what a killed process left, but for the whole blocks and checkpoints."""
+    for path in folder.iterdir():
+        if path.name != PARTIAL:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in (folder / PARTIAL).rglob(".*.unfinished.*"):
+        path.unlink()
+
+
+def make(step: Step, context: Context) -> Made:
+    """Make a step's artefact, its inputs being there, or reuse the one that is finished."""
+    workspace = context.workspace
+    found = workspace.find(step.name, step.fingerprint)
+    if found is not None:
+        return Made(found, reused=True, seconds=0.0)
+    inputs = {name: below.artefact(workspace) for name, below in step.inputs.items()}
+    with workspace.lock(step.name, step.fingerprint):
+        found = workspace.find(step.name, step.fingerprint)
+        if found is not None:  # another process finished it while this one waited
+            return Made(found, reused=True, seconds=0.0)
+        resumed = workspace.started(step.name, step.fingerprint)
+        folder = workspace.folder(step.name, step.fingerprint)
+        folder.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(folder)
+        begin = time.perf_counter()
+        summary = step.build(Output(folder), inputs, context)
+        seconds = time.perf_counter() - begin
+        artefact = workspace.finish(
+            step.name,
+            step.version,
+            step.fingerprint,
+            settings=step.settings,
+            inputs={name: below.fingerprint for name, below in inputs.items()},
+            summary=summary,
+            seconds=seconds,
+            resumed=resumed,
+            versions=_versions(),
+        )
+    return Made(artefact, reused=False, seconds=seconds)

@@ -1,0 +1,80 @@
+"""Steps ``bm25_index`` and ``bm25_search``: the lexical index and the baseline run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sptar.config import FilterConfig
+from sptar.io import write_run
+from sptar.steps.base import Context, Output, Step
+from sptar.steps.collection import CollectionStep
+from sptar.steps.resources import bm25_index, open_collection, open_split, queries_of
+from sptar.steps.split import SplitStep
+from sptar.workspace import Artefact
+
+__all__ = ["Bm25IndexStep", "Bm25SearchStep"]
+
+
+@dataclass(frozen=True)
+class Bm25IndexStep(Step):
+    """Indexes title and text of the whole corpus as one field."""
+
+    name: ClassVar[str] = "bm25_index"
+    collection: CollectionStep
+    filter: FilterConfig
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """BM25's parameters and the language."""
+        return {"k1": self.filter.k1, "b": self.filter.b, "language": self.filter.language}
+
+    @property
+    def inputs(self) -> Mapping[str, Step]:
+        """The collection."""
+        return {"collection": self.collection}
+
+    def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
+        """Build and save the index."""
+        from sptar.retrieval.bm25 import Bm25Index
+
+        corpus = open_collection(inputs, context).corpus
+        index = Bm25Index.build(
+            corpus,
+            language=self.filter.language,
+            k1=self.filter.k1,
+            b=self.filter.b,
+            progress=context.progress,
+        )
+        index.save(output.path("index"))
+        return {"documents": len(corpus)}
+
+
+@dataclass(frozen=True)
+class Bm25SearchStep(Step):
+    """Answers the test queries with BM25."""
+
+    name: ClassVar[str] = "bm25_search"
+    collection: CollectionStep
+    split: SplitStep
+    index: Bm25IndexStep
+    top_k: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Depth of the run."""
+        return {"top_k": self.top_k}
+
+    @property
+    def inputs(self) -> Mapping[str, Step]:
+        """Collection, split and index."""
+        return {"collection": self.collection, "split": self.split, "bm25_index": self.index}
+
+    def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
+        """Search and write the TREC run."""
+        collection = open_collection(inputs, context)
+        queries = queries_of(collection, open_split(inputs, context).test)
+        run = bm25_index(inputs, context).search(queries, self.top_k)
+        write_run(output.path("run.trec.gz"), run, "bm25")
+        return {"queries": len(queries), "answered": sum(bool(scores) for scores in run.values())}

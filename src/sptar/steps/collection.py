@@ -1,0 +1,75 @@
+"""Step ``collection``: any source becomes one validated collection in BEIR layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sptar.config import DataConfig
+from sptar.errors import DataError
+from sptar.identity import HashCache, hash_json
+from sptar.steps.base import Context, Output, Step
+from sptar.workspace import Artefact
+
+__all__ = ["CollectionStep", "source_identity"]
+
+
+def source_identity(data: DataConfig, hashes: HashCache) -> str:
+    """What the source holds: a hash over its files, or the name of a hub data set."""
+    if data.source is not None and data.source.startswith(("hf:", "ir:")):
+        local = Path(data.source[3:])
+        if data.source.startswith("hf:") and local.exists():
+            return "hf-folder:" + hashes.content(local)
+        return f"{data.source}@{data.revision or 'default'}"
+    if data.source is not None:
+        folder = Path(data.source)
+        if not folder.is_dir():
+            raise DataError(
+                "there is no such folder.",
+                path=folder,
+                hint="`data.source` is a BEIR folder, `hf:NAME` or `ir:NAME`.",
+            )
+        files = [
+            path
+            for pattern in ("corpus.*", "queries.*", "qrels/*")
+            for path in sorted(folder.glob(pattern))
+            if path.is_file()
+        ]
+        return hash_json({path.relative_to(folder).as_posix(): hashes.file(path) for path in files})
+    named = {"corpus": data.corpus, "queries": data.queries} | {
+        f"qrels/{split}": path for split, path in data.qrels.items()
+    }
+    return hash_json(
+        {
+            role: [Path(path).suffix, hashes.content(path)]
+            for role, path in named.items()
+            if path is not None
+        }
+    )
+
+
+@dataclass(frozen=True)
+class CollectionStep(Step):
+    """Reads and validates the source line by line."""
+
+    name: ClassVar[str] = "collection"
+    data: DataConfig
+    identity: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Content of the source, and how its rows are read."""
+        return {
+            "content": self.identity,
+            "columns": dict(self.data.columns),
+            "on_error": self.data.on_error,
+        }
+
+    def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
+        """Convert; the report of the validation becomes the summary."""
+        from sptar.data.sources import convert
+
+        report = convert(self.data, output.path("collection"), context.progress)
+        return report.to_json()

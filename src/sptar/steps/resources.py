@@ -1,0 +1,91 @@
+"""What steps of one process share: the open collection, the loaded language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sptar.config import LanguageModelConfig
+from sptar.data.collection import Collection
+from sptar.data.splits import Split
+from sptar.steps.base import Context
+from sptar.types import Pair, Query
+from sptar.workspace import Artefact
+
+if TYPE_CHECKING:
+    from sptar.llm.loading import LanguageModel
+    from sptar.retrieval.bm25 import Bm25Index
+
+__all__ = [
+    "bm25_index",
+    "labelled_pairs",
+    "language_model",
+    "open_collection",
+    "open_split",
+    "queries_of",
+    "release_language_model",
+]
+
+
+def open_collection(inputs: Mapping[str, Artefact], context: Context) -> Collection:
+    """The collection that a step reads, opened once in a process."""
+    artefact = inputs["collection"]
+    key = ("collection", artefact.fingerprint)
+    if key not in context.loaded:
+        context.loaded[key] = Collection.open(artefact.path("collection"))
+    found: Collection = context.loaded[key]
+    return found
+
+
+def open_split(inputs: Mapping[str, Artefact], context: Context) -> Split:
+    """The split that a step reads."""
+    artefact = inputs["split"]
+    key = ("split", artefact.fingerprint)
+    if key not in context.loaded:
+        context.loaded[key] = Split.load(artefact.path("split"))
+    found: Split = context.loaded[key]
+    return found
+
+
+def queries_of(collection: Collection, query_ids: Sequence[str]) -> list[Query]:
+    """The queries with these ids, in order."""
+    return [collection.queries[query_id] for query_id in query_ids]
+
+
+def labelled_pairs(collection: Collection, query_ids: Sequence[str]) -> list[Pair]:
+    """All positive pairs of these queries."""
+    from sptar.data.splits import pairs
+
+    return pairs(collection, query_ids)
+
+
+def bm25_index(inputs: Mapping[str, Artefact], context: Context) -> Bm25Index:
+    """The BM25 index that a step reads, opened once in a process."""
+    from sptar.retrieval.bm25 import Bm25Index
+
+    artefact = inputs["bm25_index"]
+    key = ("bm25_index", artefact.fingerprint)
+    if key not in context.loaded:
+        corpus = open_collection(inputs, context).corpus
+        context.loaded[key] = Bm25Index.load(artefact.path("index"), corpus)
+    found: Bm25Index = context.loaded[key]
+    return found
+
+
+def language_model(config: LanguageModelConfig, context: Context) -> LanguageModel:
+    """The language model, loaded once in a process."""
+    from sptar.llm.loading import load_language_model
+
+    key: Any = ("language_model", config)
+    if key not in context.loaded:
+        release_language_model(context)
+        context.progress.message(f"Loading the language model {config.name}")
+        context.loaded[key] = load_language_model(config)
+    found: LanguageModel = context.loaded[key]
+    return found
+
+
+def release_language_model(context: Context) -> None:
+    """Let go of a loaded language model, so that its memory serves the retriever."""
+    for key in [key for key in context.loaded if key[0] == "language_model"]:
+        del context.loaded[key]

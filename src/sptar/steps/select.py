@@ -1,0 +1,116 @@
+"""Step ``select``: which example pairs stand in the prompt (the paper's soft prompt filter)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sptar.config import LanguageModelConfig, PromptConfig, SelectConfig, result_settings
+from sptar.io import read_jsonl, write_jsonl
+from sptar.steps.base import Context, Output, Step
+from sptar.steps.collection import CollectionStep
+from sptar.steps.resources import labelled_pairs, open_collection, open_split
+from sptar.steps.split import SplitStep
+from sptar.steps.tune import TuneStep, prompted_model
+from sptar.types import Pair, QueryLoss, QueryScorer
+from sptar.workspace import Artefact
+
+__all__ = ["SelectStep"]
+
+
+class _NoScorer:
+    """Stands in where groups are drawn and never scored."""
+
+    def query_losses(self, examples: Sequence[Pair], pairs: Sequence[Pair]) -> list[QueryLoss]:
+        raise AssertionError("a drawn group is not scored")
+
+
+@dataclass(frozen=True)
+class SelectStep(Step):
+    """Scores candidate groups by the loss on S_eval, or just draws one (``choice: first``)."""
+
+    name: ClassVar[str] = "select"
+    collection: CollectionStep
+    split: SplitStep
+    tuned: TuneStep | None
+    llm: LanguageModelConfig
+    llm_identity: str
+    prompt: PromptConfig
+    select: SelectConfig
+    max_new_tokens: int
+    seed: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How candidates are drawn and scored. A draw alone depends on no model."""
+        drawn = self.select.choice == "first"
+        settings: dict[str, Any] = {
+            "select": result_settings(self.select),
+            "examples": self.prompt.examples,
+            "seed": self.seed,
+        }
+        if not drawn:
+            settings |= {
+                "llm": self.llm_identity,
+                "dtype": self.llm.dtype,
+                "prompt": result_settings(self.prompt),
+                "max_new_tokens": self.max_new_tokens,
+            }
+        return settings
+
+    @property
+    def inputs(self) -> Mapping[str, Step]:
+        """Collection, split and, when candidates are scored, the soft prompt."""
+        inputs: dict[str, Step] = {"collection": self.collection, "split": self.split}
+        if self.tuned is not None and self.select.choice != "first":
+            inputs["tune"] = self.tuned
+        return inputs
+
+    def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
+        """Score, choose and save every candidate, best first."""
+        from sptar.weak.select import SelectionRow, save_selection, select_examples
+
+        collection = open_collection(inputs, context)
+        split = open_split(inputs, context)
+        train = labelled_pairs(collection, split.train)
+        scorer: QueryScorer = _NoScorer()
+        evaluation: list[Pair] = []
+        if self.select.choice != "first":
+            from sptar.llm.scoring import PromptedScorer
+            from sptar.llm.template import PromptTemplate
+
+            evaluation = labelled_pairs(collection, split.evaluation)
+            model, soft_prompt = prompted_model(self.llm, inputs.get("tune"), context)
+            template = PromptTemplate(
+                model,
+                self.prompt,
+                virtual_tokens=0 if soft_prompt is None else soft_prompt.matrix.shape[0],
+                max_new_tokens=self.max_new_tokens,
+            )
+            scorer = PromptedScorer(model, template, soft_prompt, self.select.batch_size)
+        partial = output.unfinished / "losses.jsonl"
+        scored = [row for _, row in read_jsonl(partial)] if partial.exists() else []
+
+        def keep(row: SelectionRow) -> None:
+            scored.append({"group": list(row.pair_indices), "loss": row.loss})
+            write_jsonl(partial, scored)
+
+        selection = select_examples(
+            scorer,
+            train,
+            evaluation,
+            self.select,
+            self.prompt.examples,
+            self.seed,
+            progress=context.progress,
+            done={tuple(row["group"]): row["loss"] for row in scored},
+            on_scored=keep,
+        )
+        save_selection(output.path("selection.json"), selection)
+        return {
+            "candidates": len(selection.groups),
+            "best_loss": selection.best.loss,
+            "worst_loss": selection.worst.loss,
+            "chosen_loss": selection.chosen.loss,
+        }

@@ -1,0 +1,1 @@
+"""Weak queries: choosing examples, writing, cleaning, filtering."""

@@ -1,0 +1,37 @@
+"""What all tests share: no network, few threads, tiny models made once."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Shape → folder of a tiny causal language model, made once for all tests."""
+    import torch
+
+    from tiny import LANGUAGE_MODEL_SHAPES, causal_lm
+
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("language_models")
+    return {shape: causal_lm(shape, folder / shape) for shape in LANGUAGE_MODEL_SHAPES}
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny encoder, made once for all tests."""
+    import torch
+
+    from tiny import encoder
+
+    torch.set_num_threads(1)
+    return encoder(tmp_path_factory.mktemp("encoder") / "bert")

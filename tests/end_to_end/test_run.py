@@ -1,0 +1,295 @@
+"""The whole pipeline through the command line: runs, reuses, resumes, reports, answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sptar.cli.app import run_application
+from sptar.io import read_jsonl
+from sptar.types import Decision
+from sptar.workspace import Workspace
+
+MakeConfig = Callable[..., Path]
+METHODS = ["bm25", "zero_shot", "no_augmentation", "inpars", "inpars_gbq", "sptar"]
+
+
+def artefacts(work: Path, step: str) -> list[Path]:
+    return sorted((work / "artefacts").glob(f"{step}-*"))
+
+
+def the_file(work: Path, step: str, name: str) -> Path:
+    (folder,) = artefacts(work, step)
+    return folder / name
+
+
+def json_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert run_application([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def finished(make_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder in which all methods have run."""
+    work = tmp_path_factory.mktemp("work")
+    assert run_application(["run", str(make_config()), "--work", str(work)]) == 0
+    return work
+
+
+def test_every_method_is_scored_and_compared(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = json_of(capsys, "report", "toy", "--work", str(finished))
+    assert list(report["means"]) == METHODS
+    assert all(
+        set(means) == {"nDCG@10", "RR@10", "R@100", "AP@1000"} for means in report["means"].values()
+    )
+    assert len(report["verdict"]) == 1 + len(METHODS) - 1
+    page = Path(report["report"]).read_text()
+    assert "<html" in page
+    for forbidden in ("<script src", "@import", 'href="http'):
+        assert forbidden not in page
+    folder = finished / "runs" / "toy"
+    assert (folder / "scores.csv").exists()
+    assert (folder / "retrievers" / "sptar" / "model.safetensors").exists()
+
+
+def test_exactly_one_row_for_each_document_and_one_decision_for_each_row(finished: Path) -> None:
+    for folder in artefacts(finished, "augment"):
+        rows = [row for _, row in read_jsonl(folder / "weak_queries.jsonl")]
+        assert len(rows) == len({row["doc_id"] for row in rows}) == 24
+    for folder in artefacts(finished, "filter"):
+        decisions = [Decision(**row) for _, row in read_jsonl(folder / "decisions.jsonl")]
+        assert len({decision.query_id for decision in decisions}) == len(decisions) == 24
+        assert all(decision.kept == (decision.reason == "kept") for decision in decisions)
+
+
+def test_methods_share_what_has_the_same_causes(finished: Path) -> None:
+    counts = {
+        step: len(artefacts(finished, step))
+        for step in ("collection", "split", "bm25_index", "tune", "select", "augment", "encode")
+    }
+    assert counts == {
+        "collection": 1,
+        "split": 1,
+        "bm25_index": 1,
+        "tune": 1,
+        "select": 2,  # scored with the soft prompt; drawn for both InPars prompts
+        "augment": 3,
+        "encode": 5,
+    }
+
+
+def test_a_second_run_reuses_everything(
+    finished: Path, make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(make_config())
+    before = {path: path.stat().st_mtime_ns for path in (finished / "artefacts").rglob("*")}
+    planned = json_of(capsys, "plan", config, "--work", str(finished), "--no-probe")
+    assert {step["state"] for step in planned["steps"]} == {"reuse"}
+    assert run_application(["run", config, "--work", str(finished)]) == 0
+    after = {path: path.stat().st_mtime_ns for path in (finished / "artefacts").rglob("*")}
+    assert after == before
+    capsys.readouterr()
+    shown = json_of(capsys, "status", "toy", "--work", str(finished))
+    assert shown["finished"]
+    assert all(step["reused"] for step in shown["steps"])
+
+
+def test_another_cutoff_writes_and_searches_nothing_again(
+    finished: Path, make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(filter={"k": [2, 100]}, methods=["bm25", "sptar"], name="sweep")
+    planned = json_of(capsys, "plan", str(config), "--work", str(finished), "--no-probe")
+    made = {step["name"] for step in planned["steps"] if step["state"] == "make"}
+    assert made == {"filter", "pairs", "train", "encode", "dense_search", "evaluate", "compare"}
+    assert {method for step in planned["steps"] for method in step["methods"]} == {
+        "bm25",
+        "sptar@k=2",
+        "sptar@k=100",
+    }
+
+
+def test_answers_come_from_the_trained_retriever(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = str(finished)
+    for method in ("sptar", "bm25", "zero_shot"):
+        found = json_of(
+            capsys, "search", "how do i borrow a drill", "--method", method, "--work", work
+        )
+        assert found["method"] == method
+        assert [hit["rank"] for hit in found["hits"]] == list(range(1, len(found["hits"]) + 1))
+        scores = [hit["score"] for hit in found["hits"]]
+        assert scores == sorted(scores, reverse=True)
+        assert scores
+
+
+def test_the_test_role_is_never_augmented_or_trained_on(finished: Path) -> None:
+    from sptar.data.collection import Collection
+    from sptar.data.splits import Split
+
+    collection = Collection.open(the_file(finished, "collection", "collection"))
+    split = Split.load(the_file(finished, "split", "split"))
+    judged = {doc_id for row in collection.judgements(split.test).values() for doc_id in row}
+    for folder in artefacts(finished, "pairs"):
+        for _, row in read_jsonl(folder / "pairs.jsonl"):
+            assert row["query_id"] not in split.test
+            assert row["source"] == "label" or row["doc_id"] not in judged
+
+
+def test_speed_settings_change_no_byte(make_config: MakeConfig, tmp_path: Path) -> None:
+    slow = make_config(augment={"batch_size": 1, "block_size": 24}, filter={"block_size": 3})
+    fast = make_config(augment={"batch_size": 16, "block_size": 5}, filter={"block_size": 24})
+    for config, work in ((slow, tmp_path / "slow"), (fast, tmp_path / "fast")):
+        arguments = ["filter", str(config), "--work", str(work), "--set", "methods=[bm25, sptar]"]
+        assert run_application(arguments) == 0
+    for step, name in (
+        ("augment", "weak_queries.jsonl"),
+        ("rank", "ranked.jsonl"),
+        ("filter", "decisions.jsonl"),
+    ):
+        one, other = (
+            the_file(tmp_path / "slow", step, name),
+            the_file(tmp_path / "fast", step, name),
+        )
+        assert one.parent.name == other.parent.name
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_killed_anywhere_and_restarted_gives_the_same_bytes(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config(methods=["bm25", "sptar"], augment={"block_size": 1, "batch_size": 1})
+    command = [sys.executable, "-m", "sptar", "evaluate", str(config), "--work"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    calm, stormy = tmp_path / "calm", tmp_path / "stormy"
+    begin = time.monotonic()
+    subprocess.run([*command, str(calm)], env=environment, check=True, capture_output=True)
+    length = time.monotonic() - begin
+    moments = random.Random(5)
+    killed = 0
+    for _ in range(4):
+        process = subprocess.Popen(
+            [*command, str(stormy)],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(moments.uniform(0.3, 0.9) * length)
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+    assert killed
+    done = subprocess.run(
+        [*command, str(stormy)], env=environment, check=False, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    for step, name in (
+        ("tune", "adapter/adapter_model.safetensors"),
+        ("select", "selection.json"),
+        ("augment", "weak_queries.jsonl"),
+        ("filter", "decisions.jsonl"),
+        ("train", "model/model.safetensors"),
+        ("dense_search", "run.trec.gz"),
+    ):
+        assert (
+            the_file(calm, step, name).read_bytes() == the_file(stormy, step, name).read_bytes()
+        ), name
+    assert [path.name for path in artefacts(calm, "evaluate")] == [
+        path.name for path in artefacts(stormy, "evaluate")
+    ]
+
+
+def test_weak_queries_made_elsewhere(
+    make_config: MakeConfig, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        row
+        for _, row in read_jsonl(artefacts(finished, "augment")[0] / "weak_queries.jsonl")
+        if row["text"]
+    ]
+    file = tmp_path / "mine.jsonl"
+    file.write_text(
+        "".join(json.dumps({"doc_id": r["doc_id"], "text": r["text"]}) + "\n" for r in rows)
+    )
+    config = str(make_config())
+    made = json_of(
+        capsys, "import-weak", str(file), config, "--method", "mine", "--work", str(finished)
+    )
+    assert made[0]["summary"]["rows"] == len(rows)
+    assert sum(made[1]["summary"]["funnel"].values()) == len(rows)
+    arguments = ["--set", f"weak_queries.mine={file}", "--set", "methods=[bm25, mine]"]
+    assert (
+        run_application(
+            ["run", config, *arguments, "--set", "name=imported", "--work", str(finished)]
+        )
+        == 0
+    )
+    file.write_text('{"doc_id": "nowhere", "text": "x"}\n')
+    assert run_application(["import-weak", str(file), config, "--work", str(finished)]) == 2
+    assert "mine.jsonl:1: the corpus has no document 'nowhere'" in capsys.readouterr().err
+
+
+def test_cutoff_chosen_on_dev_and_equal_pairs(
+    make_config: MakeConfig, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(
+        name="auto",
+        methods=["bm25", "inpars", "sptar"],
+        filter={"k": "auto", "auto_k": [3, 100]},
+        equal_pairs=True,
+    )
+    assert run_application(["run", str(config), "--work", str(finished)]) == 0
+    capsys.readouterr()
+    choices = [
+        Workspace(finished).find(*path.name.split("-")) for path in artefacts(finished, "choose")
+    ]
+    assert len(choices) == 2
+    for choice in choices:
+        assert choice is not None
+        scores = choice.manifest.summary["dev_scores"]
+        assert scores[str(choice.manifest.summary["k"])] == max(scores.values())
+    record = json_of(capsys, "status", "auto", "--work", str(finished))
+    counts = set()
+    for step in record["steps"]:
+        if step["name"] == "pairs":
+            made = Workspace(finished).find("pairs", step["fingerprint"])
+            assert made is not None
+            counts.add(made.manifest.summary["weak"])
+    assert len(counts) <= 2  # one number for each k, whatever the method
+
+
+def test_paper_mode_and_lora_and_no_examples(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(
+        name="other",
+        shape="gpt2",
+        methods=["bm25", "sptar"],
+        split={"mode": "paper", "eval_from": "dev"},
+        tune={"method": "lora", "epochs": 1},
+        prompt={"examples": 0},
+    )
+    assert run_application(["run", str(config), "--work", str(tmp_path)]) == 0
+    page = (tmp_path / "runs" / "other" / "report.html").read_text()
+    assert "paper" in page
+
+
+def test_plan_with_a_probe(make_config: MakeConfig, tmp_path: Path, capsys: Any) -> None:
+    planned = json_of(capsys, "plan", str(make_config()), "--work", str(tmp_path))
+    probe = planned["probe"]
+    assert probe["documents_to_write"] == 3 * 24
+    assert probe["documents_per_second"] > 0
+    assert probe["seconds"] == pytest.approx(72 / probe["documents_per_second"])
+    states = {step["name"]: step["state"] for step in planned["steps"]}
+    assert states["augment"] == "make"
+    assert not artefacts(tmp_path, "augment")
+    assert len(artefacts(tmp_path, "split")) == 1

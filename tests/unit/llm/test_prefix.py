@@ -1,0 +1,202 @@
+"""The shared prefix: equality for models of every kind of cache, and no change of the original."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+
+from prompt_cases import (
+    EXAMPLES,
+    REQUESTS,
+    PromptCase,
+    other_architecture,
+    prompt_case,
+    random_soft_prompt,
+    stopping_often,
+)
+from reference_generation import slow_generate, slow_query_loss
+from sptar.errors import ModelError
+from sptar.llm.prefix import Prefix
+from sptar.llm.soft_prompt import SoftPrompt
+from sptar.progress import RecordedProgress
+from tiny import LANGUAGE_MODEL_SHAPES, PAIRS
+
+DECODER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+}
+HEADS = {"num_key_value_heads": 2}
+
+
+def mistral(window):
+    def make(common):
+        config = transformers.MistralConfig(**common, **DECODER, **HEADS, sliding_window=window)
+        return transformers.MistralForCausalLM(config)
+
+    return make
+
+
+def gemma3(common):
+    layers = ["sliding_attention", "full_attention"]
+    config = transformers.Gemma3TextConfig(
+        **common, **DECODER, **HEADS, head_dim=8, sliding_window=24, layer_types=layers
+    )
+    return transformers.Gemma3ForCausalLM(config)
+
+
+def bloom(common):
+    return transformers.BloomForCausalLM(
+        transformers.BloomConfig(**common, hidden_size=32, n_layer=2, n_head=4)
+    )
+
+
+def gpt_neo(common):
+    config = transformers.GPTNeoConfig(
+        **common,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        window_size=8,
+        attention_types=[[["global", "local"], 1]],
+        max_position_embeddings=256,
+    )
+    return transformers.GPTNeoForCausalLM(config)
+
+
+def mamba(common):
+    config = transformers.MambaConfig(**common, hidden_size=32, num_hidden_layers=2, state_size=8)
+    return transformers.MambaForCausalLM(config)
+
+
+def lfm2(common):
+    layers = ["conv", "full_attention"]
+    config = transformers.Lfm2Config(**common, **DECODER, **HEADS, layer_types=layers)
+    return transformers.Lfm2ForCausalLM(config)
+
+
+# name → (how to make it, is the prefix shared, must rows have equal lengths)
+ARCHITECTURES = {
+    "window shorter than the prefix": (mistral(16), False, False),
+    "window shorter than the prompt": (mistral(60), False, False),
+    "window longer than the prompt": (mistral(200), True, False),
+    "sliding and full layers": (gemma3, False, False),
+    "no position ids": (bloom, True, True),
+    "local attention counted in slots": (gpt_neo, True, True),
+    "no key/value cache": (mamba, False, True),
+    "convolutions and attention": (lfm2, False, False),
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_kind_of_cache_equals_the_slow_reference(tiny_models, name):
+    make, shares, equal = ARCHITECTURES[name]
+    model = other_architecture(tiny_models["llama"], make)
+    case = PromptCase(model, random_soft_prompt(model), EXAMPLES[:1], max_new_tokens=6)
+    case = stopping_often(case)
+    progress = RecordedProgress()
+    requests = REQUESTS[:7]
+    answers = case.generator(progress).generate(requests)
+    for request, answer in zip(requests, answers, strict=True):
+        slow = slow_generate(
+            case.model, case.template, case.soft_prompt, case.examples, request, case.config(), 7
+        )
+        assert (answer.raw, answer.tokens) == (slow.text, len(slow.token_ids))
+        assert answer.log_probability == pytest.approx(slow.log_probability, abs=1e-4)
+    told = [text for text in progress.messages if "cannot reuse" in text]
+    assert len(told) == (0 if shares else 1)
+    prefix = Prefix(case.model, case.soft_prompt, case.template.prefix_ids(case.examples))
+    assert prefix.needs_equal_lengths(10) is equal
+
+    losses = case.scorer().query_losses(case.examples, PAIRS[:4])
+    for pair, loss in zip(PAIRS[:4], losses, strict=True):
+        expected = slow_query_loss(case.model, case.template, case.soft_prompt, case.examples, pair)
+        assert (loss.total, loss.tokens) == pytest.approx(expected, abs=1e-4)
+
+
+def whole_logits(case: PromptCase, ids: list[int]) -> torch.Tensor:
+    embedded = case.model.embed(torch.tensor([ids]))
+    if case.soft_prompt is not None:
+        embedded = torch.cat([case.soft_prompt.embeddings(case.model)[None], embedded], dim=1)
+    with torch.no_grad():
+        return case.model.model(inputs_embeds=embedded, use_cache=False).logits[0]
+
+
+@pytest.mark.parametrize("soft", [True, False], ids=["soft", "hard"])
+@pytest.mark.parametrize("shape", LANGUAGE_MODEL_SHAPES)
+def test_rows_of_different_lengths_grow_and_leave(tiny_models, shape, soft):
+    case = prompt_case(tiny_models[shape], soft=soft)
+    ids = case.template.prefix_ids(case.examples)
+    prefix = Prefix(case.model, case.soft_prompt, ids)
+    texts = [[11, 12, 13, 14, 15, 16], [21, 22], [31, 32, 33]]
+    with torch.inference_mode():
+        for _ in range(2):  # the second time shows that the first left the prefix as it was
+            rows = prefix.open(3, shared=True)
+            padded = torch.tensor([text + [0] * (6 - len(text)) for text in texts])
+            rows.extend(padded, torch.tensor([6, 2, 3]), keep=1)
+            rows.extend(torch.tensor([[17], [23], [34]]), torch.ones(3, dtype=torch.long), keep=1)
+            rows.select(torch.tensor([1, 2]))
+            more = torch.tensor([[24, 25, 26], [35, 0, 0]])
+            logits = rows.extend(more, torch.tensor([3, 1]), keep=3)
+            first = whole_logits(case, [*ids, 21, 22, 23, 24, 25, 26])[-3:]
+            second = whole_logits(case, [*ids, 31, 32, 33, 34, 35])[-1:]
+            torch.testing.assert_close(logits[0], first, atol=2e-4, rtol=1e-4)
+            torch.testing.assert_close(logits[1, :1], second, atol=2e-4, rtol=1e-4)
+
+
+def test_selecting_before_extending(tiny_models):
+    case = prompt_case(tiny_models["llama"])
+    ids = case.template.prefix_ids(case.examples)
+    with torch.inference_mode():
+        rows = Prefix(case.model, case.soft_prompt, ids).open(3, shared=True)
+        rows.select(torch.tensor([0, 2]))
+        logits = rows.extend(torch.tensor([[11], [12]]), torch.ones(2, dtype=torch.long), keep=1)
+    for row, token_id in enumerate((11, 12)):
+        expected = whole_logits(case, [*ids, token_id])[-1]
+        torch.testing.assert_close(logits[row, 0], expected, atol=2e-4, rtol=1e-4)
+
+
+def test_the_prefix_runs_once(tiny_models):
+    case = prompt_case(tiny_models["gpt2"], examples=2)
+    ids = case.template.prefix_ids(case.examples)
+    widths: list[int] = []
+
+    def watch(module, args, values):
+        batch = values.get("input_ids", values.get("inputs_embeds"))
+        widths.append(batch.shape[1])
+
+    handle = case.model.model.register_forward_pre_hook(watch, with_kwargs=True)
+    try:
+        generator = case.generator()
+        generator.generate(REQUESTS)
+        generator.generate(REQUESTS)
+    finally:
+        handle.remove()
+    assert widths.count(generator.prefix_tokens) == 1
+    assert generator.prefix_tokens == len(ids) + case.soft_prompt.virtual_tokens
+    longest = max(len(case.template.document_ids(request.document).ids) for request in REQUESTS)
+    assert longest < generator.prefix_tokens
+    assert max(width for width in widths if width != generator.prefix_tokens) < longest
+
+
+def test_spare_slots_do_not_copy_the_cache_at_each_step(tiny_models):
+    case = prompt_case(tiny_models["llama"])
+    prefix = Prefix(case.model, case.soft_prompt, case.template.prefix_ids(case.examples))
+    with torch.inference_mode():
+        rows = prefix.open(2, shared=True)
+        one = torch.ones(2, dtype=torch.long)
+        rows.extend(torch.tensor([[1], [2]]), one, keep=1)
+        address = rows._cache.layers[0].keys.data_ptr()
+        for _ in range(10):
+            rows.extend(torch.tensor([[1], [2]]), one, keep=1)
+        assert rows._cache.layers[0].keys.data_ptr() == address
+
+
+def test_a_soft_prompt_of_another_width_is_refused(tiny_models):
+    case = prompt_case(tiny_models["llama"])
+    foreign = SoftPrompt(torch.zeros(3, 48), base_model="other", provenance={})
+    with pytest.raises(ModelError, match="width"):
+        Prefix(case.model, foreign, [1, 2])
