@@ -19,7 +19,7 @@ LAYERS = (
     ("data", "llm", "retrieval", "evaluation", "starter"),
     ("weak",),
     ("steps",),
-    ("pipeline", "plan", "experiments", "report", "serve"),
+    ("graph", "pipeline", "plan", "experiments", "report", "serve"),
     ("cli", "__main__"),
 )
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}

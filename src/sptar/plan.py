@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sptar.config import RunConfig
-from sptar.pipeline import RunGraph, build_graph
+from sptar.graph import RunGraph, build_graph
 from sptar.steps.augment import AugmentStep
 from sptar.steps.base import Context, Step, make
 from sptar.steps.resources import labelled_pairs, open_collection, open_split

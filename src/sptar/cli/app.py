@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-import click
 import typer
 
 from sptar.cli import data, import_weak, plan, report, run, search, status, step_verbs
 from sptar.errors import SptarError
 
 __all__ = ["application", "run_application"]
+
+_INTERRUPTED = 130
 
 application = typer.Typer(
     name="sptar",
@@ -55,6 +56,11 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def _interrupted() -> int:
+    _say("Stopped. Type the same command again to go on where it stopped.")
+    return _INTERRUPTED
+
+
 def run_application(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code (0 done, 1 a bug, 2 a user's error)."""
     _quiet_libraries()
@@ -63,18 +69,12 @@ def run_application(arguments: Sequence[str]) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         result = application(args=arguments, prog_name="sptar", standalone_mode=False)
-        return int(result) if isinstance(result, int) else 0
-    except click.exceptions.Exit as leave:
-        return int(leave.exit_code)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 2
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        _say("Stopped. Type the same command again to go on where it stopped.")
-        return 130
+        # Typer turns an interrupt into this number before it can be caught.
+        return _interrupted() if result == _INTERRUPTED else int(result or 0)
+    except typer.Exit as leave:
+        return _interrupted() if leave.exit_code == _INTERRUPTED else int(leave.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        return _interrupted()
     except SptarError as error:
         if debug:
             raise
@@ -90,6 +90,11 @@ def run_application(arguments: Sequence[str]) -> int:
         _say(f"Error: {what}. Mend that and type the same command again: finished work is kept.")
         return 2
     except Exception as error:
+        # Wrong words on the command line: typer's own click and the separate package raise classes
+        # of different names that look the same.
+        if hasattr(error, "show") and hasattr(error, "format_message"):
+            error.show()
+            return 2
         if debug:
             raise
         _say(

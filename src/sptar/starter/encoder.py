@@ -91,7 +91,7 @@ def train_toy_encoder(
     order = random.Random(seed)
     length = _WINDOW - 2
 
-    def loss_of_step() -> Any:
+    def loss_of_step(done: float) -> Any:
         rows, targets = [], []
         for document in order.choices(documents, k=batch_size):
             start = order.randint(0, max(0, len(document) - length))

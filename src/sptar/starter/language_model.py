@@ -96,19 +96,27 @@ class _Rows:
         asked = [*query, *self._end_mark]
         return text + asked, [_IGNORED] * len(text) + asked
 
-    def copying(self, order: random.Random) -> Row:
+    def copying(self, order: random.Random, most_words: int) -> Row:
         """A fragment of a document, and its first three to six words as the query.
 
         Half of the fragments are shuffled, so that remembering the text does not help.
         """
         document = order.choice(self._words)
-        count = order.randint(8, 24)
+        count = order.randint(6, most_words)
         start = order.randrange(max(1, len(document) - count))
         fragment = document[start : start + count]
         if order.random() < 0.5:
             order.shuffle(fragment)
         query = fragment[: order.randint(3, 6)]
         return self._block(_joined(fragment), _joined(query))
+
+    def batch(self, order: random.Random, done: float) -> list[Row]:
+        """The rows of one step, when this share of the steps is done: fragments that grow from 8
+        to 40 words, and at the end whole prompts."""
+        if done > 0.85:
+            return [self.prompt(order) for _ in range(8)]
+        most_words = int(8 + 40 * done)
+        return [self.copying(order, most_words) for _ in range(24 if done < 0.5 else 16)]
 
     def prompt(self, order: random.Random) -> Row:
         """One or two whole documents with a query each: a title, or now and then a label."""
@@ -127,9 +135,22 @@ def _joined(words: Sequence[list[int]]) -> list[int]:
     return [token for word in words for token in word]
 
 
-def train_toy_language_model(
-    folder: str | Path, *, seed: int = 0, copying_steps: int = 420, prompt_steps: int = 40
-) -> Path:
+def _pass_tokens_on(model: Any) -> None:
+    """Start the last layer so that a token which it attends to comes out as itself.
+
+    What is left to learn is where to look; without this, learning takes longer.
+    """
+    import torch
+
+    attention = model.model.layers[-1].self_attn
+    width = model.config.hidden_size
+    rotation, _ = torch.linalg.qr(torch.randn(width, width))
+    with torch.no_grad():
+        attention.v_proj.weight.copy_(rotation)
+        attention.o_proj.weight.copy_(2 * rotation.T)
+
+
+def train_toy_language_model(folder: str | Path, *, seed: int = 0, steps: int = 520) -> Path:
     """Train a LLaMA-shaped language model on the toy corpus; returns its folder.
 
     First it reads fragments and repeats their opening words, then whole prompts: the pairs of the
@@ -166,10 +187,11 @@ def train_toy_language_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
+        _pass_tokens_on(model)
     order = random.Random(seed)
 
-    def loss_of(make: Callable[[random.Random], Row], count: int) -> Any:
-        batch = [make(order) for _ in range(count)]
+    def loss_of_step(done: float) -> Any:
+        batch = rows.batch(order, done)
         width = max(len(ids) for ids, _ in batch)
         ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in batch])
         targets = torch.tensor([row + [_IGNORED] * (width - len(row)) for _, row in batch])[:, 1:]
@@ -178,9 +200,7 @@ def train_toy_language_model(
         wanted = targets != _IGNORED
         return torch.nn.functional.cross_entropy(model.lm_head(hidden[wanted]), targets[wanted])
 
-    name = "toy language model"
-    train(f"{name}, copying", model, copying_steps, 3e-3, lambda: loss_of(rows.copying, 24))
-    train(f"{name}, prompts", model, prompt_steps, 1e-3, lambda: loss_of(rows.prompt, 8))
+    train("toy language model", model, steps, 3e-3, loss_of_step)
     folder = Path(folder)
     with whole_folder(folder) as unfinished:
         model.save_pretrained(unfinished)

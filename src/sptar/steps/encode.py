@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -54,7 +54,7 @@ class EncodeStep(Step):
     collection: CollectionStep
     trained: TrainStep | ChooseStep | None
     train: TrainConfig
-    start_identity: str
+    start_identity: Callable[[], str]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class EncodeStep(Step):
             return {}
         kept = ("retriever", "pooling", "max_tokens", "query_prompt", "document_prompt")
         settings = result_settings(self.train)
-        return {"start": self.start_identity, **{name: settings[name] for name in kept}}
+        return {"start": self.start_identity(), **{name: settings[name] for name in kept}}
 
     @property
     def inputs(self) -> Mapping[str, Step]:

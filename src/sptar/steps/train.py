@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -37,7 +37,8 @@ class TrainStep(Step):
     index: Bm25IndexStep
     pairs: PairsStep
     train: TrainConfig
-    start_identity: str
+    start_identity: Callable[[], str]
+    """Asked only when the fingerprint is needed: a hub model may be out of reach before that."""
     measure: str
     relevance_level: int
     seed: int
@@ -46,7 +47,7 @@ class TrainStep(Step):
     def settings(self) -> dict[str, Any]:
         """The start encoder, the recipe, the measure of the checkpoint choice, and the seed."""
         return {
-            "start": self.start_identity,
+            "start": self.start_identity(),
             "train": result_settings(self.train, leave_out=["start", "revision"]),
             "measure": self.measure,
             "relevance_level": self.relevance_level,

@@ -15,7 +15,7 @@ from sptar.starter import language_model as language_model_module
 from sptar.starter import toy
 from sptar.starter.collection import SPLITS, ToyCollection, load_toy_collection
 
-FEW = {"copying_steps": 3, "prompt_steps": 2}
+FEW = 6
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def collection() -> ToyCollection:
 
 @pytest.fixture(scope="module")
 def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy.train_toy_language_model(tmp_path_factory.mktemp("toy") / "model", **FEW)
+    return toy.train_toy_language_model(tmp_path_factory.mktemp("toy") / "model", steps=FEW)
 
 
 def test_documents_are_short_titled_and_distinct(collection: ToyCollection) -> None:
@@ -105,10 +105,10 @@ def test_the_language_model_never_sees_dev_or_test_queries(collection: ToyCollec
 def test_copying_rows_ask_for_the_opening_words(collection: ToyCollection) -> None:
     rows = language_model_module._Rows(collection, lambda text: [text])  # type: ignore[list-item]
     for seed in range(50):
-        ids, targets = rows.copying(random.Random(seed))
+        ids, targets = rows.copying(random.Random(seed), 24)
         middle = ids.index(" \n Relevant Query:")  # type: ignore[arg-type]
         fragment, query = ids[1:middle], ids[middle + 1 : -1]
-        assert 8 <= len(fragment) <= 24
+        assert 6 <= len(fragment) <= 24
         assert 3 <= len(query) <= 6
         assert query == fragment[: len(query)]
         assert targets == [-100] * (middle + 1) + [*query, " \n"]
@@ -143,9 +143,9 @@ def test_training_is_repeatable_and_leaves_the_callers_randomness_alone(
 
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    again = toy.train_toy_language_model(tmp_path / "again", **FEW)
+    again = toy.train_toy_language_model(tmp_path / "again", steps=FEW)
     assert torch.equal(torch.random.get_rng_state(), before)
-    other = toy.train_toy_language_model(tmp_path / "other", seed=1, **FEW)
+    other = toy.train_toy_language_model(tmp_path / "other", seed=1, steps=FEW)
     files = ("model.safetensors", "tokenizer.json")
     assert all((again / f).read_bytes() == (language_model / f).read_bytes() for f in files)
     assert (other / files[0]).read_bytes() != (language_model / files[0]).read_bytes()
@@ -153,7 +153,7 @@ def test_training_is_repeatable_and_leaves_the_callers_randomness_alone(
 
 def test_copying_is_learned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="sptar.starter.training"):
-        toy.train_toy_language_model(tmp_path / "model", copying_steps=30, prompt_steps=1)
+        toy.train_toy_language_model(tmp_path / "model", steps=40)
     losses = [float(r.getMessage().rsplit(" ", 1)[1]) for r in caplog.records]
     assert losses[9] < losses[0] - 1.0
 
@@ -194,7 +194,7 @@ def test_command_writes_all_three(
     monkeypatch.setattr(
         toy,
         "train_toy_language_model",
-        lambda folder, seed: language_model(folder, seed=seed, copying_steps=1, prompt_steps=1),
+        lambda folder, seed: language_model(folder, seed=seed, steps=1),
     )
     monkeypatch.setattr(
         toy, "train_toy_encoder", lambda folder, seed: encoder(folder, seed=seed, steps=1)

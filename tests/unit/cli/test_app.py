@@ -1,0 +1,116 @@
+"""The command line's manners: exit codes, one sentence for an error, no traceback, clean output."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from sptar.cli.app import run_application
+from sptar.cli.options import WORK
+
+TOY = str(resources.files("sptar.starter") / "toy_collection")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["data", "check", "-h"]])
+def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_application(arguments) == 0
+    assert "Usage: sptar" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["run"], "Missing argument"),
+        (["run", "a.yaml", "--no-such"], "No such option"),
+        (["run", "no.yaml"], "There is no config file no.yaml"),
+        (["status", "nothing", "--work", "nowhere"], "There is no run 'nothing'"),
+        (["search", "x", "--work", "nowhere"], "There is no run in nowhere"),
+        (["search", " ", "--work", "nowhere"], "The question is empty"),
+        (["report", "x", "--work", "nowhere"], "There is no run 'x'"),
+        (["data", "check", TOY, "--on-error", "maybe"], "choose `report`, `stop` or `skip`"),
+    ],
+)
+def test_a_users_error_is_one_sentence_and_exit_code_2(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_application(arguments) == 2
+    shown = capsys.readouterr()
+    assert words in shown.err
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
+
+
+def test_a_wrong_setting_and_a_missing_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(f"data: {{source: {TOY}}}\nllm: {{name: /no/model}}\ntune: {{epoch: 1}}\n")
+    assert run_application(["run", str(config)]) == 2
+    assert "did you mean 'epochs'" in capsys.readouterr().err
+    config.write_text(f"data: {{source: {TOY}}}\nllm: {{name: /no/model}}\n")
+    assert run_application(["run", str(config), "--work", str(tmp_path / "work")]) == 2
+    assert "There is no model folder '/no/model'" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback_wherever_it_stands() -> None:
+    for arguments in (["--debug", "run", "no.yaml"], ["run", "no.yaml", "--debug"]):
+        with pytest.raises(Exception, match="no config file"):
+            run_application(arguments)
+
+
+def test_an_unexpected_error_is_called_a_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr("sptar.workspace.Workspace.run_names", broken)
+    assert run_application(["status"]) == 1
+    shown = capsys.readouterr().err
+    assert "this should not have happened (ZeroDivisionError: oh)" in shown
+    assert "--debug" in shown
+
+
+def test_an_interrupt_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sptar.workspace.Workspace.run_names", interrupted)
+    assert run_application(["status"]) == 130
+    assert "go on where it stopped" in capsys.readouterr().err
+
+
+def test_data_check_prints_json_alone_on_standard_output(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_application(["data", "check", TOY, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["problems"] == []
+    assert found["documents"] > 100
+
+
+def test_data_check_reports_every_problem_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "1", "text": "a"}\n{"_id": "1", "text": "b"}\n')
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "a"}\n{\n')
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t9\t1\nq\t1\t1\n")
+    for mode, code in (("report", 2), ("skip", 0), ("stop", 2)):
+        assert run_application(["data", "check", str(tmp_path), "--on-error", mode]) == code
+        shown = capsys.readouterr()
+        if mode == "stop":
+            assert "corpus.jsonl:2" in shown.err
+        else:
+            for place in ("corpus.jsonl:2", "queries.jsonl:2", "test.tsv:2"):
+                assert place in shown.out.replace("\n", "").replace("│", "").replace(" ", "")
+
+
+def test_the_work_folder_has_a_name_of_its_own() -> None:
+    assert Path("sptar-work") == WORK
