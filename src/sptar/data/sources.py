@@ -82,7 +82,7 @@ def convert(
     for path in (output / "qrels").glob("*.tsv"):
         if path.stem not in written:  # left over from an earlier conversion
             path.unlink()
-    progress.start("indexing documents", None, "documents")
+    progress.start("Indexing documents", None, "documents")
     progress.advance(build_index(output / CORPUS_FILE, output))
     progress.finish()
     return report

@@ -107,7 +107,7 @@ class _Scan:
 
     def _rows(self, table: Table, what: str) -> Iterator[tuple[int, Row]]:
         """Number (from 0, broken rows counted too) and row of each row that can be read."""
-        self.progress.start(f"reading {what}", None, what)
+        self.progress.start(f"Reading {what}", None, what)
         number = -1
         for number, item in enumerate(self.problems.guard(table.rows)):
             if number % _TICK == _TICK - 1:

@@ -183,7 +183,7 @@ def select_examples(
         )
     known = dict(done or {})
     scored: list[tuple[float, int, Group]] = []
-    progress.start("select examples", len(candidates), "groups")
+    progress.start("Selecting examples", len(candidates), "groups")
     try:
         for order, group in enumerate(candidates):
             if group in known:
