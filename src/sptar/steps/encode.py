@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["DenseSearchStep", "EncodeStep", "encoder_of", "vector_files"]
 
 
+_SLICE = 512
+"""Documents sorted by length and encoded together; the bar moves after each slice."""
+
+
 def encoder_of(
     train: TrainConfig, trained: Artefact | None, progress: Progress = silent
 ) -> Encoder:
@@ -93,15 +97,20 @@ class EncodeStep(Step):
             )
 
             def work(block: Block) -> None:
-                documents = [corpus[position] for position in range(block.start, block.stop)]
-                vectors = encoder.encode_documents(documents)
+                parts = []
+                for start in range(block.start, block.stop, _SLICE):
+                    stop = min(start + _SLICE, block.stop)
+                    documents = [corpus[position] for position in range(start, stop)]
+                    parts.append(encoder.encode_documents(documents))
+                    context.progress.advance(len(documents))
+                vectors = np.concatenate(parts)
                 with atomic_path(path(block)) as temporary:
                     np.save(temporary, vectors)
 
             context.executor.run(missing, work)
             context.progress.finish()
-        (folder / "blocks.json").unlink()
         shutil.move(folder, output.path("vectors"))
+        (output.path("vectors") / "blocks.json").unlink()
         first = min(output.path("vectors").glob("*.npy"))
         dimensions = int(np.load(first, mmap_mode="r").shape[1])
         return {"documents": len(corpus), "dimensions": dimensions}
