@@ -49,6 +49,18 @@ def runtime(default: Any, description: str, **limits: Any) -> Any:
     )
 
 
+def added(default: Any, description: str, **limits: Any) -> Any:
+    """A field that came later: at its default it stays out of the fingerprint, so that artefacts
+    made before it existed are still found.
+    """
+    return Field(
+        default=default,
+        description=description,
+        json_schema_extra={"added_later": True},
+        **limits,
+    )
+
+
 class Section(BaseModel):
     """Base of all sections: unknown keys are refused, values are frozen."""
 
@@ -270,6 +282,11 @@ class AugmentConfig(Section):
     max_attempts: int = Field(
         3, ge=1, description="Tries while the answer is empty; greedy decoding has only one."
     )
+    cleaning: Literal["trim", "reference"] = added(
+        "trim",
+        "`trim` takes repeats, quotes and list markers off and keeps punctuation; `reference` "
+        "deletes every full stop, comma and question mark, as the published code does.",
+    )
     batch_size: int = runtime(16, "Documents generated together, at most.", ge=1)
     block_size: int = runtime(512, "Documents in one block, the unit of resuming.", ge=1)
 
@@ -449,8 +466,13 @@ def result_settings(section: BaseModel, *, leave_out: Sequence[str] = ()) -> dic
     kept: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
         extra = field.json_schema_extra
-        if name in leave_out or (isinstance(extra, dict) and extra.get("changes_results") is False):
+        if name in leave_out:
             continue
+        if isinstance(extra, dict):
+            if extra.get("changes_results") is False:
+                continue
+            if extra.get("added_later") and values[name] == field.default:
+                continue
         kept[name] = values[name]
     return kept
 

@@ -8,7 +8,14 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from sptar.config import RunConfig, TuneConfig, load_config, parse_config, result_settings
+from sptar.config import (
+    AugmentConfig,
+    RunConfig,
+    TuneConfig,
+    load_config,
+    parse_config,
+    result_settings,
+)
 from sptar.errors import ConfigError
 
 MINIMAL = {"data": {"source": "x"}, "llm": {"name": "m"}}
@@ -119,3 +126,8 @@ def test_every_setting_has_a_description() -> None:
                 assert field.description, f"{model.__name__}.{name}"
 
     walk(RunConfig)
+
+
+def test_a_setting_that_came_later_counts_only_when_it_is_changed() -> None:
+    assert "cleaning" not in result_settings(AugmentConfig())
+    assert result_settings(AugmentConfig(cleaning="reference"))["cleaning"] == "reference"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sptar.config import AugmentConfig
 from sptar.types import Document, Generation, GenerationRequest, Generator, WeakQuery
-from sptar.weak.clean import clean_query
+from sptar.weak.clean import CLEANERS
 
 __all__ = ["WeakQueryIds", "augment_block", "choose_prefix", "weak_query_id"]
 
@@ -76,6 +76,7 @@ def augment_block(
             tokens were left out.
     """
     make_id = WeakQueryIds() if new_ids is None else new_ids
+    clean = CLEANERS[config.cleaning]
     attempts_allowed = 1 if config.decoding == "greedy" else config.max_attempts
     numbers = range(config.queries_per_document)
     requests = [GenerationRequest(document, number) for document in documents for number in numbers]
@@ -96,7 +97,7 @@ def augment_block(
             raise ValueError(f"the generator gave {len(given)} answers to {len(asked)} requests")
         for row, answer in zip(open_rows, given, strict=True):
             answers[row] = answer
-            texts[row] = clean_query(answer.raw)
+            texts[row] = clean(answer.raw)
             attempts[row] = attempt + 1
         open_rows = [row for row in open_rows if not texts[row]]
 

@@ -1,14 +1,15 @@
 """Cleaning of one generated query: first line, white space, quotes, list markers, repeats.
 
-The published code deletes every full stop, comma and question mark; punctuation is kept here
-(``docs/method.md`` lists the deviation).
+The published code deletes every full stop, comma and question mark; punctuation is kept here by
+default (``docs/method.md`` lists the deviation), and that behaviour can be had as ``reference``.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
-__all__ = ["clean_query", "trim_repeats"]
+__all__ = ["CLEANERS", "clean_query", "clean_query_reference", "trim_repeats"]
 
 _QUOTES = {
     '"': '"',
@@ -60,6 +61,25 @@ def clean_query(raw: str) -> str:
         text = _trim_quotes(text)
         text = trim_repeats(text)
     return text if any(character.isalnum() for character in text) else ""
+
+
+def clean_query_reference(raw: str) -> str:
+    """The first line without full stops, commas and question marks, as the published code cleans.
+
+    >>> clean_query_reference("who pays 3.5 % VAT, and why?\\nDocument: next")
+    'who pays 35 % VAT and why'
+    """
+    lines = raw.splitlines()
+    return lines[0].translate(_REFERENCE_DELETES).strip() if lines else ""
+
+
+_REFERENCE_DELETES = str.maketrans("", "", ".,?")
+
+CLEANERS: dict[str, Callable[[str], str]] = {
+    "trim": clean_query,
+    "reference": clean_query_reference,
+}
+"""Cleaning by the name that ``augment.cleaning`` gives."""
 
 
 def trim_repeats(text: str) -> str:

@@ -115,3 +115,11 @@ def test_ids_never_collide_with_known_ones(known, doc_id, number):
 @given(st.tuples(IDS, st.integers(0, 99)), st.tuples(IDS, st.integers(0, 99)))
 def test_different_rows_have_different_ids(first, second):
     assert (weak_query_id(*first) == weak_query_id(*second)) == (first == second)
+
+
+def test_the_published_cleaning_can_be_had():
+    generator = ScriptedGenerator({("d0", 0, 0): " who pays 3.5, and why?"})
+    rows = augment_block(DOCUMENTS[:1], generator, AugmentConfig(cleaning="reference"))
+    assert rows[0].text == "who pays 35 and why"
+    kept = augment_block(DOCUMENTS[:1], generator, AugmentConfig())
+    assert kept[0].text == "who pays 3.5, and why?"
