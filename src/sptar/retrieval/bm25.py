@@ -17,6 +17,7 @@ import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,9 @@ class _TermIds(Sequence[list[int]]):
         return (self[position] for position in range(len(self)))
 
 
+_REMEMBERED_IDS = 1 << 20
+
+
 @dataclass(frozen=True, slots=True)
 class _Tokenized:
     """What ``bm25s`` takes for an already tokenized corpus."""
@@ -123,6 +127,8 @@ class Bm25Index:
         self._id_order = id_order
         self._corpus = corpus
         self._analyzer = analyzer
+        # A corpus on disk parses a line for each id, and many queries find the same documents.
+        self._id_of = lru_cache(maxsize=_REMEMBERED_IDS)(corpus.doc_id)
 
     @classmethod
     def build(
@@ -248,7 +254,7 @@ class Bm25Index:
             candidates = candidates[values >= threshold]
         order = np.lexsort((self._id_order[candidates], -scores[candidates]))[:k]
         return [
-            ScoredDocument(self._corpus.doc_id(int(position)), float(scores[position]))
+            ScoredDocument(self._id_of(int(position)), float(scores[position]))
             for position in candidates[order]
         ]
 

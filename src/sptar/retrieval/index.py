@@ -7,7 +7,8 @@ into blocks, equal vectors get equal scores, and ties are really broken by docum
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,9 @@ from sptar.types import Document, Query, Run
 __all__ = ["DenseIndex", "DenseSearcher", "DocumentIds", "ListedIds", "QueryEncoder"]
 
 Vectors = npt.NDArray[np.float32]
+
+
+_REMEMBERED_IDS = 1 << 20
 
 
 class DocumentIds(Protocol):
@@ -59,11 +63,11 @@ class ListedIds:
 
 
 class _Best:
-    """The best ``top_k`` documents of one query so far."""
+    """The best ``top_k`` documents of one query so far; ``id_of`` gives the id at a position."""
 
-    def __init__(self, top_k: int, ids: DocumentIds) -> None:
+    def __init__(self, top_k: int, id_of: Callable[[int], str]) -> None:
         self._top_k = top_k
-        self._ids = ids
+        self._id_of = id_of
         self.positions = np.empty(0, dtype=np.int64)
         self.scores = np.empty(0, dtype=np.float64)
 
@@ -81,7 +85,7 @@ class _Best:
             tied = np.flatnonzero(scores == cut)
             room = self._top_k - len(sure)
             if len(tied) > room:
-                by_id = sorted(tied.tolist(), key=lambda i: self._ids.doc_id(int(positions[i])))
+                by_id = sorted(tied.tolist(), key=lambda i: self._id_of(int(positions[i])))
                 tied = np.array(by_id[:room], dtype=np.int64)
             kept = np.concatenate([sure, tied])
             positions, scores = positions[kept], scores[kept]
@@ -89,7 +93,7 @@ class _Best:
 
     def ranked(self) -> dict[str, float]:
         found = [
-            (self._ids.doc_id(position), score)
+            (self._id_of(position), score)
             for position, score in zip(self.positions.tolist(), self.scores.tolist(), strict=True)
         ]
         return dict(sorted(found, key=lambda item: (-item[1], item[0])))
@@ -178,7 +182,9 @@ class DenseIndex:
             self._ids.position(query.query_id) if query.query_id in self._ids else -1
             for query in queries
         ]
-        best = [_Best(top_k, self._ids) for _ in queries]
+        # A corpus on disk parses a line for each id, and many queries find the same documents.
+        id_of = lru_cache(maxsize=_REMEMBERED_IDS)(self._ids.doc_id)
+        best = [_Best(top_k, id_of) for _ in queries]
         lengths = np.linalg.norm(left.astype(np.float64), axis=1) if len(left) else np.zeros(0)
         for first, block in self._blocks():
             longest = float(np.linalg.norm(block.astype(np.float64), axis=1).max())
