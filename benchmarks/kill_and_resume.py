@@ -52,7 +52,7 @@ def main() -> int:
     options = parser.parse_args()
     moments = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
-        calm, stormy, log = Path(folder, "calm"), Path(folder, "stormy"), Path(folder, "log")
+        calm, log = Path(folder, "calm"), Path(folder, "log")
         command = [sys.executable, "-m", "sptar", "run", options.config]
         for assignment in options.assignments:
             command += ["--set", assignment]
@@ -68,29 +68,38 @@ def main() -> int:
         length = time.monotonic() - begin
         print(f"undisturbed run: {length:.1f} s")
 
-        kills = 0
+        kills = rounds = different = 0
         while kills < options.kills:
-            with log.open("w") as stream:
-                process = subprocess.Popen(
-                    [*command, "--work", str(stormy)], stdout=subprocess.DEVNULL, stderr=stream
-                )
-                # Short enough that ten of them fit into one run, start-up included.
-                time.sleep(1.0 + moments.uniform(0.0, 2.2 * length / options.kills))
-                process.send_signal(signal.SIGKILL)
-                if process.wait() != -signal.SIGKILL:
-                    print(f"finished before kill {kills + 1}")
-                    break
-            kills += 1
-            print(f"kill {kills}: {last_message(log)}")
-        subprocess.run([*command, "--work", str(stormy)], check=True, capture_output=True)
-
-        different = 0
-        for pattern in COMPARED:
-            one, other = contents(calm, pattern), contents(stormy, pattern)
-            same = one == other and len(one) > 0
-            different += not same
-            print(f"{'same' if same else 'DIFFERENT'}: {len(one)} x {pattern}")
-        print(f"{kills} kills, {different} kinds of artefact differ")
+            # A run that got through in spite of the kills is compared, and another one begins.
+            finished = False
+            stormy = Path(folder, f"stormy-{rounds}")
+            rounds += 1
+            while not finished:
+                with log.open("w") as stream:
+                    process = subprocess.Popen(
+                        [*command, "--work", str(stormy)],
+                        stdout=subprocess.DEVNULL,
+                        stderr=stream,
+                    )
+                    if kills < options.kills:
+                        try:
+                            process.wait(moments.uniform(0.05, 0.95) * length)
+                        except subprocess.TimeoutExpired:
+                            process.send_signal(signal.SIGKILL)
+                    if process.wait() == -signal.SIGKILL:
+                        kills += 1
+                        print(f"kill {kills}: {last_message(log)}", flush=True)
+                    elif process.returncode == 0:
+                        finished = True
+                    else:
+                        print(log.read_text())
+                        return 1
+            for pattern in COMPARED:
+                one, other = contents(calm, pattern), contents(stormy, pattern)
+                same = one == other and len(one) > 0
+                different += not same
+                print(f"{'same' if same else 'DIFFERENT'}: {len(one)} x {pattern}", flush=True)
+        print(f"{kills} kills in {rounds} runs, {different} kinds of artefact differ")
     return 1 if different else 0
 
 
