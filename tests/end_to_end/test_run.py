@@ -253,9 +253,8 @@ def test_cutoff_chosen_on_dev_and_equal_pairs(
         name="auto",
         methods=["bm25", "inpars", "sptar"],
         filter={"k": "auto", "auto_k": [3, 100]},
-        equal_pairs=True,
     )
-    assert run_application(["run", str(config), "--work", str(finished)]) == 0
+    assert run_application(["run", str(config), "--equal-pairs", "--work", str(finished)]) == 0
     capsys.readouterr()
     choices = [
         Workspace(finished).find(*path.name.split("-")) for path in artefacts(finished, "choose")

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from sptar.config import RunConfig
 
-__all__ = ["Assignments", "Config", "Json", "Work", "load"]
+__all__ = ["Assignments", "Config", "EqualPairs", "Json", "Work", "load"]
 
 Config = Annotated[Path, typer.Argument(help="YAML file of the experiment.", show_default=False)]
 Assignments = Annotated[
@@ -24,13 +24,21 @@ Assignments = Annotated[
 Work = Annotated[
     Path, typer.Option("--work", help="Folder of artefacts and results, made if missing.")
 ]
+EqualPairs = Annotated[
+    bool,
+    typer.Option(
+        "--equal-pairs",
+        help="Give every augmenting method the same number of weak pairs (equal_pairs: true).",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 
 WORK = Path("sptar-work")
 
 
-def load(config: Path, assignments: list[str] | None) -> RunConfig:
+def load(config: Path, assignments: list[str] | None, *, equal_pairs: bool = False) -> RunConfig:
     """The config file with its assignments."""
     from sptar.config import load_config
 
-    return load_config(config, assignments or [])
+    extra = ["equal_pairs=true"] if equal_pairs else []
+    return load_config(config, [*(assignments or []), *extra])

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sptar.cli.options import WORK, Assignments, Config, Json, Work, load
+from sptar.cli.options import WORK, Assignments, Config, EqualPairs, Json, Work, load
 
 __all__ = ["plan"]
 
@@ -14,6 +14,7 @@ __all__ = ["plan"]
 def plan(
     config: Config,
     assignments: Assignments = None,
+    equal_pairs: EqualPairs = False,
     work: Work = WORK,
     probe: Annotated[
         bool,
@@ -28,7 +29,7 @@ def plan(
     from sptar.cli.output import TerminalProgress, print_json, print_table
 
     progress = TerminalProgress()
-    settings = load(config, assignments)
+    settings = load(config, assignments, equal_pairs=equal_pairs)
     from sptar.plan import plan as make_plan
     from sptar.steps.base import Context
     from sptar.workspace import Workspace

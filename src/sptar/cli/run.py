@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sptar.cli.options import WORK, Assignments, Config, Json, Work, load
+from sptar.cli.options import WORK, Assignments, Config, EqualPairs, Json, Work, load
 
 __all__ = ["run"]
 
@@ -10,6 +10,7 @@ __all__ = ["run"]
 def run(
     config: Config,
     assignments: Assignments = None,
+    equal_pairs: EqualPairs = False,
     work: Work = WORK,
     as_json: Json = False,
 ) -> None:
@@ -17,7 +18,7 @@ def run(
     from sptar.cli.output import TerminalProgress, print_json, print_table
 
     progress = TerminalProgress()
-    settings = load(config, assignments)
+    settings = load(config, assignments, equal_pairs=equal_pairs)
     progress.message(f"Run '{settings.name}' in {work}")
     from sptar.pipeline import run as run_pipeline
     from sptar.report.collect import write_report

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from sptar.cli.options import WORK, Assignments, Config, Json, Work, load
+from sptar.cli.options import WORK, Assignments, Config, EqualPairs, Json, Work, load
 
 __all__ = ["STEP_VERBS", "StepVerb", "register"]
 
@@ -39,12 +39,13 @@ def _command(verb: StepVerb) -> Callable[..., None]:
     def command(
         config: Config,
         assignments: Assignments = None,
+        equal_pairs: EqualPairs = False,
         work: Work = WORK,
         as_json: Json = False,
     ) -> None:
         from sptar.cli.output import TerminalProgress, print_json, print_table
 
-        settings = load(config, assignments)
+        settings = load(config, assignments, equal_pairs=equal_pairs)
         from sptar.pipeline import run
         from sptar.steps.base import Context
         from sptar.workspace import Workspace
