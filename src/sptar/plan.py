@@ -11,7 +11,7 @@ from sptar.config import RunConfig
 from sptar.graph import RunGraph, build_graph
 from sptar.steps.augment import AugmentStep
 from sptar.steps.base import Context, Step, make
-from sptar.steps.resources import labelled_pairs, open_collection, open_split
+from sptar.steps.resources import labelled_pairs, language_model, open_collection, open_split
 from sptar.workspace import Workspace
 
 __all__ = ["Plan", "PlannedStep", "Probe", "plan"]
@@ -31,13 +31,16 @@ class PlannedStep:
 
 @dataclass(frozen=True)
 class Probe:
-    """A short trial of the generator: some documents, no tuned prompt yet.
+    """A short trial of the generator on some documents.
 
+    ``tuned`` says whether the tuned prompt of a finished step was there to be tried; with the
+    prompt's start value, answers tend to be longer and the estimate too careful.
     ``seconds`` is the estimate for all documents of all methods that still have to be written;
     ``model_bytes`` are the weights, ``cache_bytes`` the key/value cache of one full batch.
     """
 
     documents: int
+    tuned: bool
     documents_per_second: float
     documents_to_write: int
     seconds: float
@@ -105,7 +108,6 @@ def _state(step: Step, workspace: Workspace) -> str:
 
 def _probe(graph: RunGraph, missing: list[AugmentStep], context: Context) -> Probe:
     from sptar.llm.generation import PromptedGenerator
-    from sptar.llm.loading import load_language_model
     from sptar.llm.soft_prompt import SoftPrompt, initial_matrix
     from sptar.llm.template import PromptTemplate
     from sptar.types import GenerationRequest
@@ -121,22 +123,27 @@ def _probe(graph: RunGraph, missing: list[AugmentStep], context: Context) -> Pro
     examples = labelled_pairs(collection, split.train)[: config.prompt.examples]
     positions = split.augment[:: max(1, len(split.augment) // _PROBE_DOCUMENTS)]
     documents = [collection.corpus[int(p)] for p in positions[:_PROBE_DOCUMENTS]]
-    model = load_language_model(config.llm)
+    model = language_model(config.llm, context)
     template = PromptTemplate(
         model,
         config.prompt,
         virtual_tokens=config.tune.virtual_tokens,
         max_new_tokens=config.augment.max_new_tokens,
     )
-    matrix = initial_matrix(model, config.tune, config.seed)
-    generator = PromptedGenerator(
-        model,
-        template,
-        SoftPrompt(matrix, config.llm.name, {}),
-        examples,
-        config.augment,
-        seed=config.seed,
-    )
+    ready = next((step for step in missing if _inputs_ready(step, context.workspace)), None)
+    if ready is not None:
+        made = {name: step.artefact(context.workspace) for name, step in ready.inputs.items()}
+        generator = ready.generator(made, context)
+    else:
+        matrix = initial_matrix(model, config.tune, config.seed)
+        generator = PromptedGenerator(
+            model,
+            template,
+            SoftPrompt(matrix, config.llm.name, {}),
+            examples,
+            config.augment,
+            seed=config.seed,
+        )
     requests = [GenerationRequest(document) for document in documents]
     generator.generate(requests[:1])  # the first call also pays for the prefix
     begin = time.perf_counter()
@@ -146,12 +153,20 @@ def _probe(graph: RunGraph, missing: list[AugmentStep], context: Context) -> Pro
     weights = sum(weight.numel() * weight.element_size() for weight in model.model.parameters())
     return Probe(
         documents=len(requests),
+        tuned=ready is not None,
         documents_per_second=rate,
         documents_to_write=rows,
         seconds=rows / rate,
         model_bytes=weights,
         cache_bytes=_cache_bytes(model, template, config),
         available_bytes=_available_bytes(),
+    )
+
+
+def _inputs_ready(step: AugmentStep, workspace: Workspace) -> bool:
+    """Whether a step with a soft prompt could begin at once."""
+    return step.tuned is not None and all(
+        workspace.find(below.name, below.fingerprint) is not None for below in step.inputs.values()
     )
 
 

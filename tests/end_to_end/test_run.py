@@ -297,4 +297,14 @@ def test_plan_with_a_probe(make_config: MakeConfig, tmp_path: Path, capsys: Any)
     states = {step["name"]: step["state"] for step in planned["steps"]}
     assert states["augment"] == "make"
     assert not artefacts(tmp_path, "augment")
+    assert not probe["tuned"]
     assert len(artefacts(tmp_path, "split")) == 1
+
+
+def test_a_plan_tries_the_tuned_prompt_when_it_is_there(
+    finished: Path, make_config: MakeConfig, capsys: Any
+) -> None:
+    config = str(make_config(augment={"temperature": 0.9}, methods=["bm25", "sptar"]))
+    planned = json_of(capsys, "plan", config, "--work", str(finished))
+    assert planned["probe"]["tuned"]
+    assert planned["probe"]["documents_to_write"] == 24

@@ -46,9 +46,10 @@ def plan(
     found = made.probe
     if found is None:
         return
+    prompt = "prompt tuned" if found.tuned else "prompt not tuned yet"
     print(
         f"Writing: about {found.documents_per_second:.1f} documents a second "
-        f"({found.documents} tried, prompt not tuned), so about {_duration(found.seconds)} for "
+        f"({found.documents} tried, {prompt}), so about {_duration(found.seconds)} for "
         f"{found.documents_to_write:,} weak queries."
     )
     free = (
