@@ -308,3 +308,22 @@ def test_a_plan_tries_the_tuned_prompt_when_it_is_there(
     planned = json_of(capsys, "plan", config, "--work", str(finished))
     assert planned["probe"]["tuned"]
     assert planned["probe"]["documents_to_write"] == 24
+
+
+def test_a_soft_prompt_from_elsewhere_takes_the_place_of_tuning(
+    finished: Path, make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = the_file(finished, "tune", "adapter")
+    config = str(make_config(tune={"adapter": str(adapter)}, methods=["bm25", "sptar"]))
+    made = json_of(capsys, "tune", config, "--work", str(tmp_path))
+    assert made[0]["summary"] == {"method": "imported", "virtual_tokens": 4}
+    assert run_application(["augment", config, "--work", str(tmp_path)]) == 0
+    # The same prompt, the same examples, the same random streams: the same weak queries.
+    ours = the_file(tmp_path, "augment", "weak_queries.jsonl").read_bytes()
+    theirs = [path / "weak_queries.jsonl" for path in artefacts(finished, "augment")]
+    assert ours in [path.read_bytes() for path in theirs]
+    other = str(make_config(tune={"adapter": str(adapter)}, shape="bert", methods=["sptar"]))
+    capsys.readouterr()
+    missing = ["tune", other, "--set", "tune.adapter=nowhere", "--work", str(tmp_path)]
+    assert run_application(missing) == 2
+    assert "nowhere" in capsys.readouterr().err
