@@ -17,7 +17,7 @@ import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from sptar.errors import DataError, WorkspaceError
 from sptar.io import read_json, write_json
 from sptar.progress import silent
 from sptar.retrieval.analyzer import Analyzer
+from sptar.retrieval.source_rank import Postings, count_better
 from sptar.types import Corpus, Progress, Query, Run, SourceRank
 
 __all__ = ["Bm25Index", "ScoredDocument"]
@@ -234,10 +235,14 @@ class Bm25Index:
     def __len__(self) -> int:
         return len(self._id_order)
 
+    def _term_numbers(self, text: str) -> list[int]:
+        """The query's terms that the corpus knows, in the order in which scores are added up."""
+        vocabulary = self._engine.vocab_dict
+        return sorted(vocabulary[term] for term in self._analyzer.terms(text) if term in vocabulary)
+
     def scores(self, text: str) -> Scores:
         """Score of every document for a query, by position; shape (documents,)."""
-        vocabulary = self._engine.vocab_dict
-        ids = sorted(vocabulary[term] for term in self._analyzer.terms(text) if term in vocabulary)
+        ids = self._term_numbers(text)
         if not ids:
             return np.zeros(len(self), dtype=np.float32)
         found: Scores = self._engine.get_scores_from_ids(ids)
@@ -280,28 +285,39 @@ class Bm25Index:
         """Exact rank and score of ``doc_ids[i]`` for query ``texts[i]`` over the whole corpus.
 
         The rank is 1 + the documents with a higher score + those with an equal score and a
-        smaller id; ``None`` when the score is 0.
+        smaller id; ``None`` when the score is 0. Documents that cannot reach the source's score
+        are not scored (:mod:`sptar.retrieval.source_rank`), which changes nothing but the time.
 
         Raises:
             DataError: the corpus does not hold one of the documents.
         """
+        numbers: list[int] = []
+        ends = [0]
+        for text in texts:
+            numbers.extend(self._term_numbers(text))
+            ends.append(len(numbers))
+        ranks, scores = count_better(
+            self._postings,
+            self._id_order,
+            np.array(numbers, dtype=np.int32),
+            np.array(ends, dtype=np.int64),
+            np.array([self._source_position(doc_id) for doc_id in doc_ids], dtype=np.int64),
+        )
         return [
-            self._rank_source(text, doc_id) for text, doc_id in zip(texts, doc_ids, strict=True)
+            SourceRank(rank, score) if rank else SourceRank(None, 0.0)
+            for rank, score in zip(ranks.tolist(), scores.tolist(), strict=True)
         ]
 
-    def _rank_source(self, text: str, doc_id: str) -> SourceRank:
+    @cached_property
+    def _postings(self) -> Postings:
+        lists = self._engine.scores
+        return Postings.of(lists["indices"], lists["data"], lists["indptr"])
+
+    def _source_position(self, doc_id: str) -> int:
         try:
-            source = self._corpus.position(doc_id)
+            return self._corpus.position(doc_id)
         except KeyError:
             raise DataError(
                 f"A weak query belongs to document '{doc_id}', which the corpus does not hold.",
                 hint="Take the weak queries and the corpus from the same collection.",
             ) from None
-        scores = self.scores(text)
-        score = scores[source]
-        if score <= 0:
-            return SourceRank(None, 0.0)
-        better = int(np.count_nonzero(scores > score))
-        equal = self._id_order[np.flatnonzero(scores == score)]
-        earlier = int(np.count_nonzero(equal < self._id_order[source]))
-        return SourceRank(1 + better + earlier, float(score))
