@@ -2,24 +2,21 @@
 
 For every pair (other method, measure): a paired t-test over the queries, a bootstrap interval of
 the mean difference, and the smallest difference that so many queries would have shown. p-values
-are corrected by Holm's method over the whole family, methods times measures.
+are corrected by Holm's method over the whole family: all tests of all contests.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sptar.errors import DataError
+from sptar.evaluation.comparison import Comparison, Contest, Difference
 from sptar.evaluation.evaluate import Scores
-from sptar.evaluation.measures import Measure, parse_measure, parse_measures
-from sptar.io import read_json, write_json
+from sptar.evaluation.measures import Measure, parse_measures
 
 __all__ = [
     "Comparison",
@@ -27,128 +24,18 @@ __all__ = [
     "bootstrap_intervals",
     "choose_target",
     "compare",
+    "compare_contests",
     "detectable_difference",
     "holm",
     "paired_test",
 ]
 
-_FORMAT = 1
 _CONFIDENCE = 0.95
 _POWER = 0.80
 _SAME = 1e-12
 """Differences that agree to this are equal: measures lie in 0 … 1, the rest is rounding."""
 
 Vector = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Target against one other method in one measure.
-
-    Attributes:
-        difference: mean of (target - other) over the queries.
-        low, high: 95 % bootstrap percentile interval of ``difference``.
-        p_value: two-sided paired t-test, uncorrected.
-        p_holm: ``p_value`` corrected over the family; this one decides.
-        p_one_sided: for "the target is better", uncorrected.
-        p_one_sided_holm: ``p_one_sided`` corrected over the family.
-        queries: number of paired queries.
-        detectable: smallest true difference that would be found with 80 % power; ``None`` when
-            the spread of the differences cannot be estimated.
-    """
-
-    other: str
-    measure: Measure
-    target_mean: float
-    other_mean: float
-    difference: float
-    low: float
-    high: float
-    p_value: float
-    p_holm: float
-    p_one_sided: float
-    p_one_sided_holm: float
-    queries: int
-    detectable: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One method against each other one; ``differences`` go by method, then by measure."""
-
-    target: str
-    measures: tuple[Measure, ...]
-    differences: tuple[Difference, ...]
-    alpha: float
-    bootstrap_samples: int
-    seed: int
-
-    @property
-    def others(self) -> tuple[str, ...]:
-        """The methods that the target is compared with."""
-        return tuple(dict.fromkeys(item.other for item in self.differences))
-
-    def find(self, other: str, measure: str | Measure) -> Difference:
-        """The difference to one method in one measure; ``KeyError`` when it was not tested."""
-        wanted = parse_measure(measure)
-        for item in self.differences:
-            if item.other == other and item.measure == wanted:
-                return item
-        raise KeyError((other, str(wanted)))
-
-    def significant(self, item: Difference) -> bool:
-        """Whether the corrected two-sided p-value is at or below ``alpha``."""
-        return item.p_holm <= self.alpha
-
-    def save(self, path: str | Path) -> None:
-        """Write everything as JSON, atomically."""
-        write_json(
-            path,
-            {
-                "format": _FORMAT,
-                "target": self.target,
-                "alpha": self.alpha,
-                "bootstrap_samples": self.bootstrap_samples,
-                "seed": self.seed,
-                "measures": [str(measure) for measure in self.measures],
-                "differences": [
-                    {**asdict(item), "measure": str(item.measure)} for item in self.differences
-                ],
-            },
-        )
-
-    @classmethod
-    def load(cls, path: str | Path) -> Comparison:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            DataError: there is no such file, or it does not hold a comparison.
-        """
-        if not Path(path).is_file():
-            raise DataError(
-                "there is no file with a comparison.", path=path, hint="Compare the methods first."
-            )
-        value: Any = read_json(path)
-        try:
-            if value["format"] != _FORMAT:
-                raise ValueError(f"format {value['format']!r} instead of {_FORMAT}")
-            return cls(
-                target=str(value["target"]),
-                measures=parse_measures(value["measures"]),
-                differences=tuple(
-                    Difference(**{**item, "measure": Measure.parse(item["measure"])})
-                    for item in value["differences"]
-                ),
-                alpha=float(value["alpha"]),
-                bootstrap_samples=int(value["bootstrap_samples"]),
-                seed=int(value["seed"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(
-                f"this is no file with a comparison ({type(error).__name__}: {error}).",
-                path=path,
-                hint="Compare the methods again.",
-            ) from None
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -286,46 +173,93 @@ def compare(
         DataError: scores are missing, or two systems were not evaluated on the same queries.
     """
     chosen = choose_target(systems, target)
-    own = systems[chosen]
-    tested = own.measures if measures is None else parse_measures(measures)
-    others = [name for name in systems if name != chosen]
-    for name in others:
-        _check_same_queries(chosen, own, name, systems[name])
-    family = [(name, measure) for name in others for measure in tested]
+    contest = Contest(chosen, tuple(name for name in systems if name != chosen))
+    return compare_contests(systems, [contest], measures, alpha, bootstrap_samples, seed)[0]
+
+
+def compare_contests(
+    systems: Mapping[str, Scores],
+    contests: Sequence[Contest],
+    measures: Iterable[str | Measure] | None = None,
+    alpha: float = 0.05,
+    bootstrap_samples: int = 10_000,
+    seed: int = 0,
+) -> tuple[Comparison, ...]:
+    """Test the target of each contest against its others; all tests together are one family.
+
+    Args:
+        systems: system → scores; those that take part are all over the same queries.
+        contests: at least one; no pair of systems is tested twice.
+        measures: by default those of the first target's scores.
+        alpha: as in :func:`compare`; the family counts the tests of all contests.
+
+    Returns:
+        A comparison for each contest, its p-values corrected over the whole family.
+
+    Raises:
+        DataError: scores are missing, or two systems were not evaluated on the same queries.
+    """
+    for contest in contests:
+        for name in (contest.target, *contest.others):
+            choose_target(systems, name)
+    first = contests[0].target
+    tested = systems[first].measures if measures is None else parse_measures(measures)
+    for contest in contests:
+        for name in (contest.target, *contest.others):
+            _check_same_queries(first, systems[first], name, systems[name])
+    family = [
+        (contest.target, other, measure)
+        for contest in contests
+        for other in contest.others
+        for measure in tested
+    ]
+    if len({frozenset((target, other)) for target, other, _ in family}) * len(tested) != len(
+        family
+    ):
+        raise ValueError("two contests test the same pair of systems")
     columns = [
-        np.asarray(own.row(measure), dtype=np.float64)
-        - np.asarray(systems[name].row(measure), dtype=np.float64)
-        for name, measure in family
+        np.asarray(systems[target].row(measure), dtype=np.float64)
+        - np.asarray(systems[other].row(measure), dtype=np.float64)
+        for target, other, measure in family
     ]
     tests = [paired_test(column) for column in columns]
     two_sided = holm([test[0] for test in tests])
     one_sided = holm([test[1] for test in tests])
     intervals = bootstrap_intervals(columns, bootstrap_samples, seed)
-    return Comparison(
-        target=chosen,
-        measures=tested,
-        differences=tuple(
-            Difference(
-                other=name,
-                measure=measure,
-                target_mean=own.mean(measure),
-                other_mean=systems[name].mean(measure),
-                difference=math.fsum(columns[position]) / len(columns[position]),
-                low=intervals[position][0],
-                high=intervals[position][1],
-                p_value=tests[position][0],
-                p_holm=two_sided[position],
-                p_one_sided=tests[position][1],
-                p_one_sided_holm=one_sided[position],
-                queries=len(columns[position]),
-                detectable=detectable_difference(columns[position], alpha / len(family)),
+    differences = [
+        Difference(
+            other=other,
+            measure=measure,
+            target_mean=systems[target].mean(measure),
+            other_mean=systems[other].mean(measure),
+            difference=math.fsum(columns[position]) / len(columns[position]),
+            low=intervals[position][0],
+            high=intervals[position][1],
+            p_value=tests[position][0],
+            p_holm=two_sided[position],
+            p_one_sided=tests[position][1],
+            p_one_sided_holm=one_sided[position],
+            queries=len(columns[position]),
+            detectable=detectable_difference(columns[position], alpha / len(family)),
+        )
+        for position, (target, other, measure) in enumerate(family)
+    ]
+    comparisons = []
+    start = 0
+    for contest in contests:
+        end = start + len(contest.others) * len(tested)
+        comparisons.append(
+            Comparison(
+                target=contest.target,
+                measures=tested,
+                differences=tuple(differences[start:end]),
+                alpha=alpha,
+                bootstrap_samples=bootstrap_samples,
+                seed=seed,
             )
-            for position, (name, measure) in enumerate(family)
-        ),
-        alpha=alpha,
-        bootstrap_samples=bootstrap_samples,
-        seed=seed,
-    )
+        )
+        start = end
+    return tuple(comparisons)
 
 
 def _check_same_queries(target: str, own: Scores, name: str, other: Scores) -> None:

@@ -1,32 +1,15 @@
-"""A comparison in words: what was found, and what could not have been found."""
+"""Comparisons in words: what was found, and what could not have been found."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+from sptar.evaluation.family import FamilyComparison
 from sptar.evaluation.measures import Measure
 from sptar.evaluation.significance import Comparison, Difference
+from sptar.evaluation.systems import method_title, parse_system, retriever_title, row_title
 
-__all__ = ["headline", "method_title", "p_text", "sentence", "verdict"]
-
-_TITLES: Mapping[str, str] = {
-    "bm25": "BM25",
-    "zero_shot": "Zero-shot",
-    "no_augmentation": "No augmentation",
-    "inpars": "InPars",
-    "inpars_gbq": "InPars-GBQ",
-    "promptagator": "Promptagator",
-    "sptar": "SPTAR",
-}
-
-
-def method_title(method: str) -> str:
-    """How a reader knows a method; a name of the user's own stays as it is.
-
-    >>> method_title("bm25"), method_title("my_queries")
-    ('BM25', 'my_queries')
-    """
-    return _TITLES.get(method, method)
+__all__ = ["family_verdict", "headline", "method_title", "p_text", "sentence", "verdict"]
 
 
 def p_text(p_value: float) -> str:
@@ -95,6 +78,67 @@ def verdict(comparison: Comparison, measure: Measure | None = None) -> tuple[str
         headline(comparison, wanted),
         *(sentence(comparison, comparison.find(other, wanted)) for other in comparison.others),
     )
+
+
+def family_verdict(family: FamilyComparison, measure: Measure | None = None) -> tuple[str, ...]:
+    """A headline over all retrievers, then one sentence for each; of one contest, its verdict."""
+    if len(family.comparisons) == 1:
+        return verdict(family.comparisons[0], measure)
+    wanted = family.measures[0] if measure is None else measure
+    return (
+        _family_headline(family, wanted),
+        *(_retriever_sentence(comparison, wanted) for comparison in family.comparisons),
+    )
+
+
+def _family_headline(family: FamilyComparison, measure: Measure) -> str:
+    """How often the target beats, and is beaten by, each other method."""
+    met: dict[str, list[int]] = {}
+    for comparison in family.comparisons:
+        for other in comparison.others:
+            item = comparison.find(other, measure)
+            found = 0 if not comparison.significant(item) else 1 if item.difference > 0 else -1
+            met.setdefault(row_title(other), []).append(found)
+    target = row_title(family.comparisons[0].target)
+    phrases = []
+    for sign, words in ((1, "is better than"), (-1, "is worse than")):
+        parts = [
+            f"{title} with {found.count(sign)} of {len(found)} retrievers"
+            for title, found in met.items()
+            if sign in found
+        ]
+        if parts:
+            phrases.append(f"{words} {_and(parts)}")
+    count = len(family.comparisons)
+    if not phrases:
+        return (
+            f"In {measure}, {target} shows no detectable difference from any other method, with "
+            f"any of {count} retrievers."
+        )
+    return f"In {measure}, {target} {_and(phrases)}; no other difference is significant."
+
+
+def _retriever_sentence(comparison: Comparison, measure: Measure) -> str:
+    retriever = parse_system(comparison.target).retriever
+    name = method_title(comparison.target) if retriever is None else retriever_title(retriever)
+    groups: dict[str, list[str]] = {"is better than": [], "is worse than": []}
+    undecided: list[str] = []
+    detectable = 0.0
+    for other in comparison.others:
+        item = comparison.find(other, measure)
+        text = f"{row_title(other)} ({item.difference:+.3f})"
+        if comparison.significant(item):
+            groups["is better than" if item.difference > 0 else "is worse than"].append(text)
+        else:
+            undecided.append(text)
+            detectable = max(detectable, item.detectable or 0.0)
+    phrases = [f"{words} {_and(texts)}" for words, texts in groups.items() if texts]
+    if undecided:
+        limit = f"; only differences above {detectable:.3f} would show" if detectable else ""
+        phrases.append(f"shows no detectable difference from {_and(undecided)}{limit}")
+    if not phrases:
+        return f"{name}: {row_title(comparison.target)} has nothing to be compared with."
+    return f"{name}: {row_title(comparison.target)} {_and(phrases)}."
 
 
 def _and(words: Sequence[str]) -> str:

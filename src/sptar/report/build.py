@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from sptar.evaluation.significance import Comparison
-from sptar.evaluation.verdict import method_title, p_text
+from sptar.evaluation.systems import method_title, retriever_title, row_title
+from sptar.evaluation.verdict import p_text
 from sptar.io import atomic_write_text
 from sptar.report import charts
 from sptar.report.examples import reason_text
+from sptar.report.family_table import family_note
 from sptar.report.records import ReportData
 
-__all__ = ["build_report", "render"]
+__all__ = ["build_report", "page_template", "render"]
 
 _MODES = {
     "few_shot": (
@@ -33,8 +35,8 @@ _MODES = {
 }
 
 
-def render(data: ReportData) -> str:
-    """The page as text."""
+def page_template(name: str) -> Template:
+    """A template of this folder with the filters that all pages use."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -48,15 +50,26 @@ def render(data: ReportData) -> str:
         signed=_signed,
         p=_p_number,
         seconds=_duration,
+        bytes=_bytes,
         count=lambda number: f"{number:,}",
+        number=lambda number: "–" if number is None else f"{number:,}",
         loss=lambda number: f"{number:.4f}",
         title=method_title,
+        row=row_title,
+        retriever=retriever_title,
         reason=reason_text,
+        family_note=family_note,
         line_chart=charts.line_chart,
         funnel_chart=charts.funnel_chart,
+        forest_plot=lambda item: charts.forest_plot(item, str(item.measures[0])),
     )
+    return environment.get_template(name)
+
+
+def render(data: ReportData) -> str:
+    """The page as text."""
     name, meaning = _MODES[data.mode]
-    return environment.get_template("page.html").render(
+    return page_template("page.html").render(
         data=data,
         mode_name=name,
         mode_meaning=meaning,
@@ -118,3 +131,14 @@ def _duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _bytes(count: int | None) -> str:
+    """A size in memory.
+
+    >>> _bytes(734_003_200), _bytes(15 * 1024**3), _bytes(None)
+    ('700 MiB', '15.0 GiB', '–')
+    """
+    if count is None:
+        return "–"
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

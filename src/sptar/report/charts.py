@@ -30,6 +30,7 @@ _SERIES = (
     ("var(--series-2, #b35900)", "6 3"),
     ("var(--series-3, #1a7f37)", "2 3"),
     ("var(--series-4, #8250df)", "8 3 2 3"),
+    ("var(--series-5, #a8326e)", "1 3"),
 )
 _GOOD = "var(--good, #1a7f37)"
 _BAD = "var(--bad, #b42318)"

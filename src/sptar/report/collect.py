@@ -10,19 +10,24 @@ from typing import Any
 import yaml
 
 from sptar.data.collection import Collection
-from sptar.errors import WorkspaceError
 from sptar.evaluation.evaluate import Scores
+from sptar.evaluation.family import FamilyComparison
 from sptar.evaluation.significance import Comparison
-from sptar.evaluation.verdict import method_title, verdict
-from sptar.io import atomic_write_text, read_json, read_jsonl
+from sptar.evaluation.systems import method_title, parse_system
+from sptar.evaluation.verdict import family_verdict
+from sptar.io import atomic_write_text, read_jsonl
 from sptar.pipeline import RunRecord
 from sptar.report.build import build_report
+from sptar.report.costs import teacher_warnings, training_costs
+from sptar.report.curves import training_curves
 from sptar.report.examples import choose_examples, count_funnel, excerpt
+from sptar.report.family_table import family_csv, family_latex, family_table
+from sptar.report.printed import PrintedTable, print_family, printed_cell
+from sptar.report.reader import RunReader
 from sptar.report.records import (
     ChosenExamples,
-    Curve,
-    CurveSeries,
     ExamplePair,
+    FamilyTable,
     Funnel,
     LedgerRow,
     MethodExamples,
@@ -54,14 +59,6 @@ _ROLES = {
 
 
 @dataclass(frozen=True)
-class PrintedTable:
-    """The table of methods × measures, as text."""
-
-    columns: list[str]
-    rows: list[list[str]]
-
-
-@dataclass(frozen=True)
 class WrittenReport:
     """Where the report lies and what it says."""
 
@@ -79,80 +76,48 @@ class WrittenReport:
         }
 
 
-class _Reader:
-    """Artefacts of one run, by method and step."""
-
-    def __init__(self, workspace: Workspace, record: RunRecord) -> None:
-        self._workspace = workspace
-        self._record = record
-
-    def has(self, method: str, step: str) -> bool:
-        return step in self._record.methods[method]
-
-    def get(self, method: str, step: str) -> Artefact:
-        """The artefact; of a method whose k was chosen on dev, that of the chosen k."""
-        if step in ("train", "pairs", "filter") and self.has(method, "choose"):
-            chosen = self.get(method, "choose").manifest
-            found = self._input("train", chosen.inputs[f"train_{chosen.summary['k']}"])
-            for below in ("pairs", "filter"):
-                if step == found.manifest.step:
-                    break
-                found = self._input(below, found.manifest.inputs[below])
-            return found
-        return self._record.artefact(self._workspace, method, step)
-
-    def _input(self, step: str, identity: str) -> Artefact:
-        found = self._workspace.find(step, identity)
-        if found is None:
-            raise WorkspaceError(f"The artefact {step}-{identity} is gone.", hint="Run again.")
-        return found
-
-    def compare(self) -> Artefact | None:
-        for step in self._record.steps:
-            if step.name == "compare":
-                return self._workspace.find("compare", step.fingerprint)
-        return None
-
-
 def write_report(workspace: Workspace, record: RunRecord) -> WrittenReport:
     """Write ``report.html`` and the tables into the run's folder.
 
     Raises:
         WorkspaceError: the run is not finished.
     """
-    reader = _Reader(workspace, record)
-    methods = list(record.methods)
+    reader = RunReader(workspace, record)
+    methods = reader.systems
     folder = workspace.run_folder(record.name)
     scores = {
         method: Scores.load(reader.get(method, "evaluate").path("scores.json"))
         for method in methods
     }
     compared = reader.compare()
-    comparison = None if compared is None else Comparison.load(compared.path("comparison.json"))
-    table = score_table(scores, comparison)
-    sentences = () if comparison is None else verdict(comparison)
+    family = None if compared is None else FamilyComparison.load(compared.path("comparison.json"))
+    findings = _findings(scores, family, several=reader.several_retrievers)
     collection = Collection.open(reader.get(methods[0], "collection").path("collection"))
     split = reader.get(methods[0], "split")
-    funnels, examples = _weak(reader, methods, collection)
+    funnels, examples = _weak(reader, collection)
     mode = record.config["split"]["mode"]
+    note = () if record.config["note"] is None else (record.config["note"],)
     data = ReportData(
         name=record.name,
         mode=mode,
-        verdict=tuple(sentences),
-        warnings=() if record.config["note"] is None else (record.config["note"],),
-        notes=_notes(reader, methods),
-        table=table,
+        verdict=findings.verdict,
+        warnings=(*note, *teacher_warnings(reader)),
+        notes=(*_notes(reader), *_left_out(record)),
+        table=findings.table,
+        family_table=findings.family_table,
         evaluation=tuple(describe_counts(scores)),
-        comparison=comparison,
+        comparison=findings.comparison,
+        family=findings.family,
         ledger=_ledger(split, mode),
         labels_used=_labels_used(split, mode),
-        overlap=_overlap(reader, methods),
+        overlap=_overlap(reader),
         funnels=funnels,
         examples=examples,
-        curves=_curves(reader, methods),
-        chosen=_chosen(reader, methods),
+        curves=training_curves(reader),
+        chosen=_chosen(reader),
+        costs=training_costs(reader),
         config=yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True),
-        versions=_versions(reader, methods),
+        versions=_versions(reader),
         timings=tuple(
             Timing(f"{step.name} {step.fingerprint[:6]}", step.seconds, step.reused)
             for step in record.steps
@@ -160,11 +125,12 @@ def write_report(workspace: Workspace, record: RunRecord) -> WrittenReport:
         made=max(reader.get(method, "evaluate").manifest.finished_at for method in methods),
     )
     page = build_report(data, folder / "report.html")
-    _write_tables(folder, table, comparison)
+    for name, text in findings.files().items():
+        atomic_write_text(folder / name, text)
     return WrittenReport(
         page=page,
-        verdict=tuple(sentences),
-        table=_printed(table),
+        verdict=findings.verdict,
+        table=findings.printed(),
         means={
             method: {str(measure): value for measure, value in own.means().items()}
             for method, own in scores.items()
@@ -172,23 +138,52 @@ def write_report(workspace: Workspace, record: RunRecord) -> WrittenReport:
     )
 
 
+@dataclass(frozen=True)
+class _Findings:
+    """Scores and tests as the page shows them: with one retriever a table and its comparison,
+    with several a table in blocks and the family."""
+
+    verdict: tuple[str, ...] = ()
+    table: ScoreTable | None = None
+    comparison: Comparison | None = None
+    family_table: FamilyTable | None = None
+    family: FamilyComparison | None = None
+
+    def files(self) -> dict[str, str]:
+        """Name → content of the tables beside the page."""
+        files: dict[str, str] = {}
+        if self.table is not None:
+            files |= {"scores.csv": scores_csv(self.table), "scores.tex": scores_latex(self.table)}
+        if self.family_table is not None:
+            files["scores.csv"] = family_csv(self.family_table)
+            files["scores.tex"] = family_latex(self.family_table)
+        if self.comparison is not None:
+            files["comparison.csv"] = comparison_csv(self.comparison)
+        if self.family is not None:
+            files["comparison.csv"] = comparison_csv(*self.family.comparisons)
+        return files
+
+    def printed(self) -> PrintedTable:
+        """The table as text."""
+        if self.family_table is not None:
+            return print_family(self.family_table)
+        assert self.table is not None
+        return _printed(self.table)
+
+
+def _findings(
+    scores: Mapping[str, Scores], family: FamilyComparison | None, *, several: bool
+) -> _Findings:
+    sentences = () if family is None else family_verdict(family)
+    if several:
+        return _Findings(sentences, family_table=family_table(scores, family), family=family)
+    comparison = None if family is None else family.comparisons[0]
+    return _Findings(sentences, score_table(scores, comparison), comparison)
+
+
 def _printed(table: ScoreTable) -> PrintedTable:
-    marks = {"": "", "below": " -", "above": " +"}
-    rows = []
-    for row in table.rows:
-        cells = [
-            "" if cell.value is None else f"{cell.value:.4f}{marks[cell.mark]}"
-            for cell in row.cells
-        ]
-        rows.append([method_title(row.method), *cells])
+    rows = [[method_title(row.method), *map(printed_cell, row.cells)] for row in table.rows]
     return PrintedTable(["method", *table.measures], rows)
-
-
-def _write_tables(folder: Path, table: ScoreTable, comparison: Comparison | None) -> None:
-    atomic_write_text(folder / "scores.csv", scores_csv(table))
-    atomic_write_text(folder / "scores.tex", scores_latex(table))
-    if comparison is not None:
-        atomic_write_text(folder / "comparison.csv", comparison_csv(comparison))
 
 
 def _roles(split: Artefact, mode: str) -> Mapping[str, Mapping[str, int]]:
@@ -217,49 +212,56 @@ def _labels_used(split: Artefact, mode: str) -> int:
     return sum(counts["pairs"] for role, counts in _roles(split, mode).items() if role != "test")
 
 
-def _notes(reader: _Reader, methods: list[str]) -> tuple[str, ...]:
+def _notes(reader: RunReader) -> tuple[str, ...]:
     notes: list[str] = []
-    for method in methods:
-        if reader.has(method, "augment"):
+    steps = ("augment", "import_weak", "pairs", "choose")
+    shown = {step: reader.shown(step) for step in steps}
+    for method in reader.systems:
+        if method in shown["augment"]:
+            title = method_title(shown["augment"][method])
             summary = reader.get(method, "augment").manifest.summary
             if summary["documents_cut"]:
                 notes.append(
-                    f"{method_title(method)}: {summary['documents_cut']:,} of "
-                    f"{summary['documents']:,} documents were longer than the prompt's budget and "
-                    "were cut."
+                    f"{title}: {summary['documents_cut']:,} of {summary['documents']:,} documents "
+                    "were longer than the prompt's budget and were cut."
                 )
-        if reader.has(method, "import_weak"):
+        if method in shown["import_weak"]:
+            title = method_title(shown["import_weak"][method])
             summary = reader.get(method, "import_weak").manifest.summary
             notes.append(
-                f"{method_title(method)}: {summary['rows']:,} weak queries were imported; "
+                f"{title}: {summary['rows']:,} weak queries were imported; "
                 f"{summary['not_to_augment']:,} rows were left out because their documents are "
                 "judged for labelled queries."
             )
-        if reader.has(method, "pairs") and method != "no_augmentation":
+        if method in shown["pairs"] and parse_system(method).method != "no_augmentation":
+            title = method_title(shown["pairs"][method])
             summary = reader.get(method, "pairs").manifest.summary
             if summary["weak"] != summary["weak_available"]:
                 notes.append(
-                    f"{method_title(method)}: {summary['weak']:,} of "
-                    f"{summary['weak_available']:,} kept weak pairs were used, to make the methods "
-                    "equal."
+                    f"{title}: {summary['weak']:,} of {summary['weak_available']:,} kept weak "
+                    "pairs were used, to make the methods equal."
                 )
-        if reader.has(method, "choose"):
+        if method in shown["choose"]:
             summary = reader.get(method, "choose").manifest.summary
             notes.append(
-                f"{method_title(method)}: the cut-off k = {summary['k']} was chosen on dev "
-                f"(dev scores: {summary['dev_scores']})."
+                f"{method_title(shown['choose'][method])}: the cut-off k = {summary['k']} was "
+                f"chosen on dev (dev scores: {summary['dev_scores']})."
             )
     return tuple(notes)
 
 
-def _overlap(reader: _Reader, methods: list[str]) -> tuple[OverlapRow, ...]:
+def _left_out(record: RunRecord) -> tuple[str, ...]:
+    return tuple(
+        f"{method_title(name)} is left out: {reason}" for name, reason in record.left_out.items()
+    )
+
+
+def _overlap(reader: RunReader) -> tuple[OverlapRow, ...]:
     rows = []
     seen_labels = False
-    for method in methods:
-        if not reader.has(method, "pairs"):
-            continue
+    for method, label in reader.shown("pairs").items():
         summary = reader.get(method, "pairs").manifest.summary
-        parts = [("weak", f"{method_title(method)}: weak queries", summary["weak"])]
+        parts = [("weak", f"{method_title(label)}: weak queries", summary["weak"])]
         if not seen_labels:
             parts.insert(0, ("label", "training labels", summary["labels"]))
             seen_labels = True
@@ -273,91 +275,41 @@ def _overlap(reader: _Reader, methods: list[str]) -> tuple[OverlapRow, ...]:
 
 
 def _weak(
-    reader: _Reader, methods: list[str], collection: Collection
+    reader: RunReader, collection: Collection
 ) -> tuple[tuple[Funnel, ...], tuple[MethodExamples, ...]]:
     funnels = []
     examples = []
-    for method in methods:
-        if not reader.has(method, "filter"):
-            continue
+    for method, label in reader.shown("filter").items():
         decisions = [
             decision_from_row(row)
             for _, row in read_jsonl(reader.get(method, "filter").path("decisions.jsonl"))
         ]
-        funnels.append(count_funnel(method, decisions))
-        examples.append(choose_examples(method, decisions, collection.corpus))
+        funnels.append(count_funnel(label, decisions))
+        examples.append(choose_examples(label, decisions, collection.corpus))
     return tuple(funnels), tuple(examples)
 
 
-def _series(name: str, history: list[dict[str, Any]], key: str) -> CurveSeries:
-    points = tuple(
-        (float(row["epoch"]), float(row[key])) for row in history if row.get(key) is not None
-    )
-    return CurveSeries(name, points)
-
-
-def _curves(reader: _Reader, methods: list[str]) -> tuple[Curve, ...]:
-    curves = []
-    for method in methods:
-        if reader.has(method, "tune"):
-            tuned = reader.get(method, "tune")
-            history = read_json(tuned.path("history.json"))
-            if history:
-                summary = tuned.manifest.summary
-                start = {"epoch": 0, "evaluation_loss": summary["evaluation_loss_before"]}
-                curves.append(
-                    Curve(
-                        method,
-                        f"{method_title(method)}: tuning",
-                        "loss for one token",
-                        (
-                            _series("S_train", history, "training_loss"),
-                            _series("S_eval", [start, *history], "evaluation_loss"),
-                        ),
-                        best_x=float(summary["best_epoch"]),
-                    )
-                )
-        step = "choose" if reader.has(method, "choose") else "train"
-        if reader.has(method, step):
-            trained = reader.get(method, step)
-            history = read_json(trained.path("history.json"))
-            summary = trained.manifest.summary
-            start = {"epoch": 0, "dev_score": summary["start_dev_score"]}
-            curves.append(
-                Curve(
-                    method,
-                    f"{method_title(method)}: retriever on dev",
-                    "dev score",
-                    (_series("dev", [start, *history], "dev_score"),),
-                    best_x=float(summary["best_epoch"]),
-                )
-            )
-    return tuple(curves)
-
-
-def _chosen(reader: _Reader, methods: list[str]) -> tuple[ChosenExamples, ...]:
+def _chosen(reader: RunReader) -> tuple[ChosenExamples, ...]:
     chosen = []
-    for method in methods:
-        if not reader.has(method, "select"):
-            continue
+    for method, label in reader.shown("select").items():
         selection = load_selection(reader.get(method, "select").path("selection.json"))
         chosen.append(
             ChosenExamples(
-                method,
+                label,
                 tuple(
                     ExamplePair(pair.query.text, excerpt(pair.document.full_text))
                     for pair in selection.examples
                 ),
                 selection.best.loss,
-                selection.worst.loss,
+                selection.worst.loss if selection.exhaustive else None,
                 len(selection.groups),
             )
         )
     return tuple(chosen)
 
 
-def _versions(reader: _Reader, methods: list[str]) -> tuple[Version, ...]:
+def _versions(reader: RunReader) -> tuple[Version, ...]:
     found: dict[str, str] = {}
-    for method in methods:
+    for method in reader.systems:
         found.update(reader.get(method, "evaluate").manifest.versions)
     return tuple(Version(name, version) for name, version in found.items())

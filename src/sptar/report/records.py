@@ -8,13 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from sptar.evaluation.family import FamilyComparison
 from sptar.evaluation.significance import Comparison
 
 __all__ = [
     "ChosenExamples",
+    "CostRow",
     "Curve",
     "CurveSeries",
     "ExamplePair",
+    "FamilyBlock",
+    "FamilyTable",
     "Funnel",
     "LedgerRow",
     "MethodExamples",
@@ -35,12 +39,16 @@ class ScoreCell:
     """One mean. ``mark`` says how the target stands to this method, by the corrected test.
 
     ``"below"``: significantly worse than the target; ``"above"``: significantly better than the
-    target; ``""``: no detectable difference, or the target itself.
+    target; ``""``: no detectable difference, or the target itself. ``detectable`` is the smallest
+    true difference that the test against the target would find, ``spread`` the standard deviation
+    over seeds.
     """
 
     value: float | None
     mark: Literal["", "below", "above"] = ""
     best: bool = False
+    detectable: float | None = None
+    spread: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,47 @@ class ScoreTable:
     rows: tuple[ScoreRow, ...]
     queries: int
     alpha: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyBlock:
+    """The systems of one retriever, BM25 first; ``best`` in a cell means best of the block.
+
+    ``detectable``: for each measure the true difference that every test of the block would find;
+    ``None`` where none of them can tell. ``retriever`` is empty where no system names one.
+    """
+
+    retriever: str
+    rows: tuple[ScoreRow, ...]
+    detectable: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyTable:
+    """Retrievers × methods × measures; ``tests`` is the size of the family that Holm corrects."""
+
+    measures: tuple[str, ...]
+    blocks: tuple[FamilyBlock, ...]
+    queries: int
+    seeds: int = 1
+    tests: int = 0
+    alpha: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CostRow:
+    """What training one retriever took; ``None`` where its record does not say.
+
+    ``peak_memory`` in bytes; ``teacher`` names supervision from outside, if any.
+    """
+
+    what: str
+    seconds: float | None
+    epochs: int | None
+    steps: int | None
+    parameters: int | None
+    peak_memory: int | None
+    teacher: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +236,8 @@ class ReportData:
         warnings: what a reader must know before the verdict ("these numbers mean nothing").
         notes: what a reader may want to know about the run; listed behind the scores.
         evaluation: sentences about the evaluation itself, under the table of scores.
+        table, comparison: of a run with one retriever.
+        family_table, family: of a run with several.
         labels_used: labelled *pairs* that training or choosing anything read.
         config: the whole config as YAML.
         made: when, as it is to be printed; the page takes no time of its own.
@@ -198,8 +249,10 @@ class ReportData:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     table: ScoreTable | None = None
+    family_table: FamilyTable | None = None
     evaluation: tuple[str, ...] = ()
     comparison: Comparison | None = None
+    family: FamilyComparison | None = None
     ledger: tuple[LedgerRow, ...] = ()
     labels_used: int | None = None
     overlap: tuple[OverlapRow, ...] = ()
@@ -207,6 +260,7 @@ class ReportData:
     examples: tuple[MethodExamples, ...] = ()
     curves: tuple[Curve, ...] = ()
     chosen: tuple[ChosenExamples, ...] = ()
+    costs: tuple[CostRow, ...] = ()
     config: str = ""
     versions: tuple[Version, ...] = ()
     timings: tuple[Timing, ...] = ()

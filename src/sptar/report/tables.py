@@ -14,11 +14,14 @@ from sptar.report.records import ScoreCell, ScoreRow, ScoreTable
 
 __all__ = [
     "comparison_csv",
+    "csv_text",
     "describe_counts",
     "escape_latex",
+    "latex_cell",
     "score_table",
     "scores_csv",
     "scores_latex",
+    "to_csv",
 ]
 
 
@@ -111,13 +114,14 @@ def _many(count: int, one: str, more: str) -> str:
     return f"{count:,} {one if count == 1 else more}"
 
 
-def _csv(rows: Iterable[Sequence[object]]) -> str:
+def to_csv(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as the text of a CSV file."""
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows(rows)
     return stream.getvalue()
 
 
-def _csv_text(text: str) -> str:
+def csv_text(text: str) -> str:
     """A spreadsheet must not take a name for a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
@@ -127,7 +131,7 @@ def scores_csv(table: ScoreTable) -> str:
     header = ["method", *(f"{name}{end}" for name in table.measures for end in ("", " mark"))]
     rows = [
         [
-            _csv_text(row.method),
+            csv_text(row.method),
             *(
                 text
                 for cell in row.cells
@@ -136,25 +140,26 @@ def scores_csv(table: ScoreTable) -> str:
         ]
         for row in table.rows
     ]
-    return _csv([header, *rows])
+    return to_csv([header, *rows])
 
 
-def comparison_csv(comparison: Comparison) -> str:
+def comparison_csv(*comparisons: Comparison) -> str:
     """One row for each test, all digits."""
     header = ["target", *(field.name for field in dataclasses.fields(Difference))]
-    return _csv(
+    return to_csv(
         [
             header,
             *(
                 [
-                    _csv_text(comparison.target),
-                    _csv_text(item.other),
+                    csv_text(comparison.target),
+                    csv_text(item.other),
                     str(item.measure),
                     *(
                         "" if value is None else repr(value)
                         for value in (getattr(item, name) for name in header[3:])
                     ),
                 ]
+                for comparison in comparisons
                 for item in comparison.differences
             ),
         ]
@@ -186,6 +191,19 @@ def escape_latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
+_MARKS = {"": "", "below": r"$^{\dagger}$", "above": r"$^{\ddagger}$"}
+"""How the target stands to a row: a dagger where it is significantly better, else a double one."""
+
+
+def latex_cell(item: ScoreCell) -> str:
+    """One mean with its mark, the best in bold; the spread over seeds behind it."""
+    if item.value is None:
+        return "--"
+    number = f"{item.value:.4f}"
+    spread = "" if item.spread is None else rf" {{\small $\pm$ {item.spread:.4f}}}"
+    return (rf"\textbf{{{number}}}" if item.best else number) + _MARKS[item.mark] + spread
+
+
 def scores_latex(
     table: ScoreTable, caption: str = "", title: Callable[[str], str] = method_title
 ) -> str:
@@ -194,14 +212,6 @@ def scores_latex(
     A dagger marks a method that is significantly below the target, a double dagger one that is
     significantly above it.
     """
-    signs = {"": "", "below": r"$^{\dagger}$", "above": r"$^{\ddagger}$"}
-
-    def cell(item: ScoreCell) -> str:
-        if item.value is None:
-            return "--"
-        number = f"{item.value:.4f}"
-        return (rf"\textbf{{{number}}}" if item.best else number) + signs[item.mark]
-
     lines = [
         r"\begin{table}",
         r"  \centering",
@@ -210,7 +220,9 @@ def scores_latex(
         "    " + " & ".join(["Method", *map(escape_latex, table.measures)]) + r" \\",
         r"    \midrule",
         *(
-            "    " + " & ".join([escape_latex(title(row.method)), *map(cell, row.cells)]) + r" \\"
+            "    "
+            + " & ".join([escape_latex(title(row.method)), *map(latex_cell, row.cells)])
+            + r" \\"
             for row in table.rows
         ),
         r"    \bottomrule",

@@ -1,0 +1,44 @@
+"""Tables of scores as text for a terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sptar.evaluation.systems import retriever_title, row_title
+from sptar.report.records import FamilyTable, ScoreCell
+
+__all__ = ["PrintedTable", "print_family", "printed_cell"]
+
+_MARKS = {"": "", "below": " -", "above": " +"}
+
+
+@dataclass(frozen=True)
+class PrintedTable:
+    """A table of text."""
+
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def printed_cell(cell: ScoreCell) -> str:
+    """A mean with its spread over seeds; ``-`` marks what is significantly below the target.
+
+    >>> printed_cell(ScoreCell(0.25, "below"))
+    '0.2500 -'
+    """
+    if cell.value is None:
+        return ""
+    spread = "" if cell.spread is None else f" ± {cell.spread:.4f}"
+    return f"{cell.value:.4f}{spread}{_MARKS[cell.mark]}"
+
+
+def print_family(table: FamilyTable) -> PrintedTable:
+    """The table in blocks; a block's retriever stands in its first row only."""
+    named = any(block.retriever for block in table.blocks)
+    rows = []
+    for block in table.blocks:
+        for number, row in enumerate(block.rows):
+            retriever = retriever_title(block.retriever) if number == 0 else ""
+            cells = [row_title(row.method), *map(printed_cell, row.cells)]
+            rows.append([retriever, *cells] if named else cells)
+    return PrintedTable([*(["retriever"] if named else []), "method", *table.measures], rows)

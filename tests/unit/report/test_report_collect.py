@@ -1,0 +1,157 @@
+"""From a run's artefacts to its page: one retriever, and several that share their weak queries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from made_runs import MadeRun, drawn_scores, whole_run
+
+from sptar.pipeline import load_record
+from sptar.report.collect import WrittenReport, write_report
+
+
+def written(made: MadeRun) -> tuple[WrittenReport, str]:
+    report = write_report(made.workspace, load_record(made.workspace, made.name))
+    return report, report.page.read_text(encoding="utf-8")
+
+
+def files(made: MadeRun) -> list[str]:
+    folder = made.workspace.run_folder(made.name)
+    return sorted(path.name for path in folder.iterdir() if path.suffix not in (".json", ".yaml"))
+
+
+def test_one_retriever_has_a_plain_table(tmp_path: Path) -> None:
+    made = whole_run(tmp_path, ())
+    report, page = written(made)
+    assert report.table.columns == ["method", "nDCG@10", "RR@10"]
+    assert [row[0] for row in report.table.rows] == ["BM25", "Zero-shot", "InPars", "SPTAR"]
+    assert len(report.verdict) == 1 + 3
+    assert report.verdict[0].startswith("In nDCG@10, SPTAR ")
+    assert "Retriever</th>" not in page
+    assert "▼" in page
+    assert page.count("<h3>SPTAR</h3>") == 1
+    assert "SPTAR: retriever on dev" in page
+    assert files(made) == ["comparison.csv", "report.html", "scores.csv", "scores.tex"]
+
+
+def test_several_retrievers_have_blocks(tmp_path: Path) -> None:
+    made = whole_run(tmp_path, ("dpr", "colbert"))
+    report, page = written(made)
+    assert report.table.columns == ["retriever", "method", "nDCG@10", "RR@10"]
+    assert [row[:2] for row in report.table.rows] == [
+        ["DPR", "BM25"],
+        ["", "Zero-shot"],
+        ["", "InPars"],
+        ["", "SPTAR"],
+        ["ColBERT", "BM25"],
+        ["", "Zero-shot"],
+        ["", "InPars"],
+        ["", "SPTAR"],
+    ]
+    assert len(report.verdict) == 1 + 2
+    assert report.verdict[1].startswith("DPR: SPTAR ")
+    assert report.verdict[2].startswith("ColBERT: SPTAR ")
+    assert list(report.means) == list(made.methods)
+    assert report.means["sptar/colbert"]["RR@10"] == drawn_scores(12, 0.1).mean("RR@10")
+    assert files(made) == ["comparison.csv", "report.html", "scores.csv", "scores.tex"]
+    folder = made.workspace.run_folder(made.name)
+    assert (folder / "scores.csv").read_text().startswith("retriever,method,")
+    assert "multicolumn" not in (folder / "scores.tex").read_text()
+    assert (folder / "comparison.csv").read_text().count("\n") == 1 + 2 * 3 * 2
+    assert '<th scope="rowgroup" rowspan="5">ColBERT</th>' in page
+
+
+def test_what_retrievers_share_is_shown_once(tmp_path: Path) -> None:
+    _, page = written(whole_run(tmp_path, ("dpr", "colbert", "tas_b")))
+    for title in ("SPTAR", "InPars"):
+        assert page.count(f"<h3>{title}</h3>") == 1
+        assert page.count(f"<figcaption>{title}: 2 generated, 1 kept.") == 1
+        assert page.count(f"{title}: 1 of 2 documents were longer") == 1
+        assert page.count(f"{title}: 1 of 2 kept weak pairs") == 1
+        assert page.count(f"{title}: weak queries that equal a test query") == 1
+    assert page.count("SPTAR: tuning") >= 1
+    assert page.count("<figcaption>SPTAR: tuning") == 1
+    for retriever in ("DPR", "ColBERT", "TAS-B"):
+        assert page.count(f"<figcaption>{retriever}: on dev") == 1
+    assert "Zero-shot, BM25CE is left out: bm25ce gives no sensible ranking" in page
+
+
+def test_what_differs_between_retrievers_is_shown_for_each(tmp_path: Path) -> None:
+    """Cut-offs that dev chose for each retriever give different kept pairs."""
+    made = whole_run(tmp_path, ("dpr", "colbert"))
+    other = made.workspace.folder("filter", "f-sptar")
+    rows = (other / "decisions.jsonl").read_text()
+    folder = made.workspace.folder("filter", "other")
+    folder.mkdir()
+    (folder / "decisions.jsonl").write_text(rows)
+    made.methods["sptar/colbert"]["filter"] = made.finish("filter", "other")
+    made.save()
+    _, page = written(made)
+    assert page.count("<h3>SPTAR</h3>") == 0
+    assert page.count("<h3>SPTAR, DPR</h3>") == 1
+    assert page.count("<h3>SPTAR, ColBERT</h3>") == 1
+    assert page.count("<h3>InPars</h3>") == 1
+
+
+def test_costs_of_each_training(tmp_path: Path) -> None:
+    made = whole_run(tmp_path, ("dpr", "colbert"))
+    # A reranker uses the training of another retriever: it is told once.
+    made.methods["sptar/bm25dpr"] = {**made.methods["sptar/dpr"]}
+    made.artefact(
+        "train",
+        "teacher0",
+        {"parameters": 5, "steps": 7, "best_dev_score": 0.1},
+        {"train": {"retriever": "bm25ce"}},
+    )
+    made.save()
+    _, page = written(made)
+    costs = page.partition('<h2 id="costs">')[2].partition("</section>")[0]
+    for title in ("InPars, DPR", "SPTAR, DPR", "InPars, ColBERT", "SPTAR, ColBERT"):
+        assert costs.count(f'<th scope="row">{title}</th>') == 1
+    assert '<th scope="row">train BM25CE teache</th>' in costs
+    assert costs.count("<tr>") == 1 + 5
+    assert costs.count("66,000,000") == 4
+    assert costs.count("1.0 GiB") == 4
+    assert costs.count("12.5 s") == 5
+    assert "Teacher" not in costs
+
+
+def test_a_teacher_from_outside_is_said_first(tmp_path: Path) -> None:
+    made = whole_run(tmp_path, ("dpr", "tas_b"))
+    _, page = written(made)
+    assert "Supervision from outside" not in page
+    changes = {"dpr": {"epochs": 2}, "tas_b": {"teacher": "some/cross-encoder"}}
+    made.config = made.config.model_copy(update={"recipes": changes})
+    made.save()
+    _, page = written(made)
+    warning = page.partition('role="note"')[2].partition("</div>")[0]
+    assert "Made by hand." in warning
+    assert "InPars, TAS-B; SPTAR, TAS-B learned from the teacher" in warning
+    assert "some/cross-encoder" in warning
+    assert page.index(warning) < page.index('id="verdict"')
+    costs = page.partition('<h2 id="costs">')[2].partition("</section>")[0]
+    assert costs.count("<td>some/cross-encoder</td>") == 2
+    assert costs.count("<td>–</td>") == 2
+
+
+def test_a_fusion_alone_shows_what_lies_below_it(tmp_path: Path) -> None:
+    """Its record names only what its parts share; the rest is found through the manifests."""
+    made = whole_run(tmp_path, ("dpr",))
+    own = made.methods.pop("sptar/dpr")
+    made.finish("pairs", own["pairs"], _summary(made, own), inputs={"filter": own["filter"]})
+    made.finish("fuse", "fuse0", inputs={"train": own["train"], "pairs": own["pairs"]})
+    made.finish("evaluate", own["evaluate"], inputs={"run": "fuse0"})
+    keys = ("collection", "split", "evaluate")
+    made.methods["sptar/bm25+dpr"] = {key: own[key] for key in keys} | {"fuse": "fuse0"}
+    made.save()
+    _, page = written(made)
+    assert page.count("<figcaption>SPTAR: 2 generated, 1 kept.") == 1
+    costs = page.partition('<h2 id="costs">')[2].partition("</section>")[0]
+    assert costs.count('<th scope="row">SPTAR, DPR</th>') == 1
+
+
+def _summary(made: MadeRun, steps: dict[str, str]) -> dict[str, Any]:
+    found = made.workspace.find("pairs", steps["pairs"])
+    assert found is not None
+    return found.manifest.summary
