@@ -224,8 +224,19 @@ def causal_lm(
     return folder
 
 
-def encoder(folder: Path, *, seed: int = 0, vocabulary: int = 512, width: int = WIDTH) -> Path:
-    """Save a tiny BERT encoder that ``SentenceTransformer(folder)`` loads (mean pooling)."""
+def encoder(
+    folder: Path,
+    *,
+    seed: int = 0,
+    vocabulary: int = 512,
+    width: int = WIDTH,
+    spread: float = 0.02,
+    dropout: float = 0.1,
+) -> Path:
+    """Save a tiny BERT encoder that ``SentenceTransformer(folder)`` loads (mean pooling).
+
+    With the default ``spread`` of its weights the states of ``[CLS]`` hardly depend on the text.
+    """
     import torch
     import transformers
 
@@ -238,6 +249,9 @@ def encoder(folder: Path, *, seed: int = 0, vocabulary: int = 512, width: int = 
         num_attention_heads=4,
         max_position_embeddings=CONTEXT_TOKENS,
         pad_token_id=tokenizer.pad_token_id,
+        initializer_range=spread,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sptar.config import TrainConfig
 from sptar.errors import ModelError
+from sptar.io import atomic_path
 from sptar.progress import silent
+from sptar.retrieval.index import DenseIndex, DenseSearcher, DocumentIds
+from sptar.retrieval.retriever import Role
 from sptar.retrieval.specs import RetrieverSpec, retriever_spec
 from sptar.types import Document, Progress, Query
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
 
-__all__ = ["Encoder", "load_encoder"]
+__all__ = ["Encoder", "Role", "load_encoder"]
 
-Role = Literal["query", "document"]
+Vectors = npt.NDArray[np.float32]
+
+_ROLES: tuple[Role, ...] = ("query", "document")
 
 _PROMPT_NAMES: dict[Role, tuple[str, ...]] = {
     "query": ("query",),
@@ -35,8 +41,11 @@ class Encoder:
     Vectors are float32; they have length 1 when the retriever compares by cosine. A vector depends
     on its text alone: the batch changes it by rounding only (about 1e-7 of its length). Texts are
     sorted by length for the batches and come back in the order given; what exceeds the token bound
-    is cut; an empty text has a vector too.
+    is cut; an empty text has a vector too. The model can have one encoder for both roles or one
+    for each. An encoder is a :class:`sptar.retrieval.retriever.CorpusEncoder`.
     """
+
+    block_suffix = ".npy"
 
     def __init__(
         self,
@@ -59,16 +68,26 @@ class Encoder:
             known = next((model.prompts[name] for name in names if model.prompts.get(name)), "")
             model.prompts[names[0]] = ours or known
         model.similarity_fn_name = spec.similarity
-        self._empty_text = self._stand_in()
+        self._empty_text = {role: self._stand_in(role) for role in _ROLES}
 
-    def _stand_in(self) -> str:
+    def _stand_in(self, role: Role) -> str:
         """What is read for a text without any token: models cannot attend to nothing."""
         from transformers import PreTrainedTokenizerBase
 
-        tokenizer = self.model.tokenizer
+        tokenizer = self._reader(role).tokenizer
         if isinstance(tokenizer, PreTrainedTokenizerBase) and not tokenizer("")["input_ids"]:
             return str(tokenizer.eos_token or tokenizer.pad_token)
         return ""
+
+    def _reader(self, role: Role) -> Any:
+        from sptar.retrieval.encoder_loading import input_module
+
+        return input_module(self.model, role)
+
+    @property
+    def two_towers(self) -> bool:
+        """Whether queries and documents have an encoder each."""
+        return self._reader("query") is not self._reader("document")
 
     @property
     def dimension(self) -> int:
@@ -77,19 +96,25 @@ class Encoder:
 
     @property
     def max_tokens(self) -> int | None:
-        """Tokens of a text that are read, special tokens and prompt included."""
-        bound: int | None = self.model.max_seq_length
-        return bound
+        """Tokens of a document that are read, special tokens and prompt included."""
+        return _token_bound(self._reader("document"))
+
+    @property
+    def max_query_tokens(self) -> int | None:
+        """The same for a query."""
+        reader = self._reader("query")
+        own: int | None = getattr(reader, "query_length", None)
+        return _token_bound(reader) if own is None else own
 
     @property
     def pooling(self) -> str:
         """How token vectors become one, in words."""
         modes = [
             mode if isinstance(mode, str) else " and ".join(mode)
-            for mode in (getattr(module, "pooling_mode", None) for module in self.model)
+            for mode in (getattr(module, "pooling_mode", None) for module in self.model.modules())
             if mode is not None
         ]
-        return ", ".join(modes) or "built-in"
+        return ", ".join(dict.fromkeys(modes)) or "built-in"
 
     def save(self, folder: Path) -> None:
         """Write a folder that plain ``SentenceTransformer(folder)`` loads, without a model card.
@@ -112,19 +137,50 @@ class Encoder:
 
     def readable(self, text: str, role: Role) -> str:
         """The text as the model gets it, without the prompt."""
-        if self._empty_text and not text.strip() and not self.prompt(role):
-            return self._empty_text
+        if not text.strip() and not self.prompt(role):
+            return self._empty_text[role]
         return text.strip()
 
-    def encode_documents(self, documents: Sequence[Document]) -> npt.NDArray[np.float32]:
+    def embed(self, texts: Sequence[str], role: Role) -> torch.Tensor:
+        """Vectors [n, d] on the model's device, as the model gives them, with their gradients."""
+        from sentence_transformers.util import batch_to_device
+
+        features: dict[str, Any] = self.model.preprocess(
+            [self.readable(text, role) for text in texts],
+            prompt=self.prompt(role) or None,
+            task=role,
+        )
+        output = self.model(batch_to_device(features, self.model.device), task=role)
+        vectors: torch.Tensor = output["sentence_embedding"]
+        return vectors
+
+    def encode_documents(self, documents: Sequence[Document]) -> Vectors:
         """Vectors of titles and texts, [n, d], in the order of the documents."""
-        return self._encode([document.full_text for document in documents], "document")
+        return self.encode_texts([document.full_text for document in documents], "document")
 
-    def encode_queries(self, queries: Sequence[Query]) -> npt.NDArray[np.float32]:
+    def encode_queries(self, queries: Sequence[Query]) -> Vectors:
         """Vectors of query texts, [n, d], in the order of the queries."""
-        return self._encode([query.text for query in queries], "query")
+        return self.encode_texts([query.text for query in queries], "query")
 
-    def _encode(self, texts: Sequence[str], role: Role) -> npt.NDArray[np.float32]:
+    def encode_block(self, documents: Sequence[Document]) -> Vectors:
+        """A block of the corpus: :meth:`encode_documents`."""
+        return self.encode_documents(documents)
+
+    def join_blocks(self, blocks: Sequence[Vectors]) -> Vectors:
+        """One block [n, d] of several; at least one is given."""
+        return np.concatenate(blocks)
+
+    def save_block(self, path: Path, block: Vectors) -> None:
+        """Write a block as a NumPy file."""
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.save(stream, block, allow_pickle=False)
+
+    def searcher(self, blocks: Sequence[Any], ids: DocumentIds) -> DenseSearcher:
+        """Exact search over blocks (arrays, or paths of saved ones) of the documents ``ids``."""
+        return DenseSearcher(self, DenseIndex(blocks, ids))
+
+    def encode_texts(self, texts: Sequence[str], role: Role) -> Vectors:
+        """Vectors [n, d] of texts in the order given."""
         import torch
 
         if not texts:
@@ -154,8 +210,18 @@ class Encoder:
                 )
 
 
+def _token_bound(reader: Any) -> int | None:
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    if isinstance(reader, StaticEmbedding):
+        cut = reader.tokenizer.truncation
+        return None if cut is None else int(cut["max_length"])
+    bound: int | None = reader.max_seq_length
+    return bound
+
+
 def load_encoder(
-    name: str | Path,
+    name: str | Path | None,
     config: TrainConfig | None = None,
     *,
     progress: Progress = silent,
@@ -167,28 +233,35 @@ def load_encoder(
     256 tokens under the default of 350.
 
     Args:
-        name: folder or hub name. The config's ``start`` is *not* looked at, its ``revision`` is.
-        config: recipe; ``None`` takes a trained folder entirely as it is.
+        name: folder or hub name of a whole model; ``None`` takes the start (or the two) of the
+            config, as the row of the table uses it. The config's ``revision`` counts for both.
+        config: resolved recipe; ``None`` takes a trained folder entirely as it is.
 
     Raises:
-        ModelError: see :func:`sptar.retrieval.encoder_loading.load_sentence_transformer`.
+        ModelError: see :func:`sptar.retrieval.encoder_loading.load_sentence_transformer` and
+            :func:`sptar.retrieval.starts.load_start`.
     """
     from sptar.retrieval.encoder_loading import load_sentence_transformer, pick_device
 
     recipe = config if config is not None else TrainConfig()
-    spec = retriever_spec(recipe)
-    model = load_sentence_transformer(
-        str(name),
-        pooling=spec.pooling,
-        max_tokens=None if config is None else spec.max_tokens,
-        device=pick_device(recipe.device),
-        revision=recipe.revision,
-        trust_remote_code=recipe.trust_remote_code,
-        progress=progress,
-    )
+    if name is None:
+        from sptar.retrieval.starts import load_start
+
+        model = load_start(recipe, progress=progress)
+    else:
+        model = load_sentence_transformer(
+            str(name),
+            pooling=recipe.pooling,
+            max_tokens=None if config is None else recipe.max_tokens,
+            max_query_tokens=None if config is None else recipe.max_query_tokens,
+            device=pick_device(recipe.device),
+            revision=recipe.revision,
+            trust_remote_code=recipe.trust_remote_code,
+            progress=progress,
+        )
     return Encoder(
         model,
-        spec,
+        retriever_spec(recipe),
         query_prompt=recipe.query_prompt,
         document_prompt=recipe.document_prompt,
         batch_size=recipe.encode_batch_size,

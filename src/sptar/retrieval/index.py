@@ -2,12 +2,14 @@
 
 A first pass in float32 finds candidates with a margin that covers its rounding; only those are
 scored again in float64, each on its own. So the answer does not depend on how the vectors were cut
-into blocks, equal vectors get equal scores, and ties are really broken by document id.
+into blocks, equal vectors get equal scores, and ties are really broken by document id. All queries
+are compared and cut off together, since a loop over them would take longer than the products.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -16,14 +18,21 @@ import numpy as np
 import numpy.typing as npt
 
 from sptar.errors import ModelError
+from sptar.retrieval.top_documents import TopDocuments
 from sptar.types import Document, Query, Run
 
-__all__ = ["DenseIndex", "DenseSearcher", "DocumentIds", "ListedIds", "QueryEncoder"]
+__all__ = ["Best", "DenseIndex", "DenseSearcher", "DocumentIds", "ListedIds", "QueryEncoder"]
 
 Vectors = npt.NDArray[np.float32]
 
 
 _REMEMBERED_IDS = 1 << 20
+_QUERIES_AT_ONCE = 1024
+_SCORES_AT_ONCE = 1 << 21
+"""Scores of the first pass that stay in the processor's cache (8 MiB)."""
+_PACKED_FROM = 16
+"""For fewer queries the vectors are read faster than a product would be prepared."""
+_RESCORED_AT_ONCE = 2048
 
 
 class DocumentIds(Protocol):
@@ -62,7 +71,7 @@ class ListedIds:
         return self._ids[position]
 
 
-class _Best:
+class Best:
     """The best ``top_k`` documents of one query so far; ``id_of`` gives the id at a position."""
 
     def __init__(self, top_k: int, id_of: Callable[[int], str]) -> None:
@@ -99,14 +108,132 @@ class _Best:
         return dict(sorted(found, key=lambda item: (-item[1], item[0])))
 
 
+@dataclass(frozen=True)
+class _File:
+    """A ``.npy`` file of vectors; only the rows at work are mapped, and only while they are."""
+
+    path: Path
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, path: str | Path) -> _File:
+        return cls(Path(path), np.load(path, mmap_mode="r", allow_pickle=False).shape)
+
+    def __getitem__(self, rows: slice) -> npt.NDArray[np.floating]:
+        # Copy on write: nobody writes, but torch complains of vectors that cannot be written to.
+        vectors: npt.NDArray[np.floating] = np.load(self.path, mmap_mode="c", allow_pickle=False)
+        return vectors[rows]
+
+
+class _Asked:
+    """Queries that are compared together, and their best documents so far."""
+
+    def __init__(
+        self, vectors: Vectors, own: npt.NDArray[np.int64], top_k: int, id_of: Callable[[int], str]
+    ) -> None:
+        self._vectors = vectors
+        self._own = own
+        self._top_k = top_k
+        self._lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        self._products = _products(vectors, self._margins(1.0))
+        self.best = TopDocuments(len(vectors), top_k, id_of)
+
+    def _margins(self, longest: float) -> npt.NDArray[np.float64]:
+        # Bound on the error of a float32 dot product of d terms, with room to spare.
+        return 2.0 * (self._vectors.shape[1] + 2) * 2.0**-24 * longest * self._lengths
+
+    def compare(self, first: int, block: Vectors, longest: float) -> None:
+        """Take in a block whose first row is document ``first``, its longest vector so long."""
+        queries, rows = self._candidates(first, block, self._margins(longest))
+        scores = np.empty(len(rows))
+        for start in range(0, len(rows), _RESCORED_AT_ONCE):
+            part = slice(start, start + _RESCORED_AT_ONCE)
+            asked = self._vectors[queries[part]].astype(np.float64)
+            scores[part] = (block[rows[part]].astype(np.float64) * asked).sum(axis=1)
+        self.best.add(queries, rows + first, scores)
+
+    def _candidates(
+        self, first: int, block: Vectors, margins: npt.NDArray[np.float64]
+    ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int64]]:
+        """Queries, ascending, and rows of the block that may be among their best."""
+        width = len(self._vectors)
+        bounds = _below(self.best.thresholds - margins)
+        places, scores = [], []
+        step = max(1, _SCORES_AT_ONCE // width)
+        for start in range(0, len(block), step):
+            rough = self._products(block[start : start + step])
+            own = self._own - first - start
+            inside = np.flatnonzero((own >= 0) & (own < len(rough)))
+            rough[own[inside], inside] = -np.inf
+            near = rough >= bounds
+            if len(rough) > self._top_k and np.count_nonzero(near) > near.size // 8:
+                # The k-th score of these and a candidate's may both be off by the margin.
+                kth = np.partition(rough.T, len(rough) - self._top_k)[:, -self._top_k]
+                bounds = np.maximum(bounds, _below(kth - 2 * margins))
+                near = rough >= bounds
+            found = np.flatnonzero(near)
+            scores.append(rough.ravel()[found])
+            places.append(found + start * width)
+        place, score = np.concatenate(places), np.concatenate(scores)
+        # Sorting two bytes takes no comparisons.
+        queries = (place % width).astype(np.uint16)
+        order = np.argsort(queries, kind="stable")
+        queries, place, score = queries[order], place[order], score[order]
+        ends = np.cumsum(np.bincount(queries, minlength=width))
+        kept = np.ones(len(place), dtype=np.bool_)
+        for query in np.flatnonzero(np.diff(ends, prepend=0) > self._top_k):
+            own_part = slice(ends[query - 1] if query else 0, ends[query])
+            close = score[own_part]
+            cut = float(np.partition(close, len(close) - self._top_k)[-self._top_k])
+            kept[own_part] = close >= _below(cut - 2 * margins[query])
+        return queries[kept], place[kept] // width
+
+
+def _below(bounds: npt.NDArray[np.float64] | float) -> Vectors:
+    """In float32, not above what was given; never -inf, which stands for what is left out."""
+    lowest = np.finfo(np.float32).min
+    rounded = np.maximum(bounds, float(lowest)).astype(np.float32)
+    return np.maximum(np.nextafter(rounded, lowest), lowest)
+
+
+def _products(vectors: Vectors, margins: npt.NDArray[np.float64]) -> Callable[[Vectors], Vectors]:
+    """Rows [n, d] to their float32 dot products [n, q] with the queries ``vectors`` [q, d]."""
+
+    def plain(rows: Vectors) -> Vectors:
+        return rows @ vectors.T
+
+    if len(vectors) < _PACKED_FROM or not vectors.shape[1]:
+        return plain
+    import torch
+
+    from sptar.retrieval.packed_products import PackedMatrix, can_pack
+
+    if not can_pack():
+        return plain
+    matrix = PackedMatrix(torch.from_numpy(vectors))
+
+    def packed(rows: Vectors) -> Vectors:
+        with torch.inference_mode():
+            # torch warns of arrays that it must not write to, though nobody does.
+            usable = rows if rows.flags.writeable else rows.copy()
+            found: Vectors = matrix(torch.from_numpy(usable)).numpy()
+        return found
+
+    # Settings of torch can round a product to fewer digits than the margins allow.
+    sample = np.random.default_rng(0).standard_normal((8, vectors.shape[1]), dtype=np.float32)
+    sample /= np.linalg.norm(sample, axis=1, keepdims=True) * np.float32(1.001)
+    exact = sample.astype(np.float64) @ vectors.T.astype(np.float64)
+    return packed if np.all(np.abs(packed(sample) - exact) <= margins) else plain
+
+
 class DenseIndex:
     """Document vectors in the order of ``ids``, as one array or as several blocks.
 
     Args:
         vectors: an array [n, d], or arrays and ``.npy`` files that together hold n rows in order.
-            Files are memory-mapped: only the rows at work are read.
+            Files are memory-mapped: only the rows at work are in memory.
         ids: names the documents; n of them.
-        block_size: rows compared at once.
+        block_size: rows that are at work at once.
 
     Raises:
         ValueError: numbers of vectors and ids differ, or dimensions do.
@@ -116,41 +243,31 @@ class DenseIndex:
         self,
         vectors: npt.NDArray[np.floating] | Sequence[npt.NDArray[np.floating] | str | Path],
         ids: DocumentIds,
-        block_size: int = 8192,
+        block_size: int = 16384,
     ) -> None:
         if block_size < 1:
             raise ValueError("block_size is at least 1")
         parts = [vectors] if isinstance(vectors, np.ndarray) else list(vectors)
-        self._parts: list[npt.NDArray[np.floating]] = [
-            part
-            if isinstance(part, np.ndarray)
-            else np.load(part, mmap_mode="r", allow_pickle=False)
-            for part in parts
-        ]
+        self._parts = [part if isinstance(part, np.ndarray) else _File.of(part) for part in parts]
         self._ids = ids
         self._block_size = block_size
-        if any(part.ndim != 2 for part in self._parts):
+        if any(len(part.shape) != 2 for part in self._parts):
             raise ValueError("vectors are arrays with two axes: documents, dimensions")
-        if len({part.shape[1] for part in self._parts if len(part)}) > 1:
+        if len({part.shape[1] for part in self._parts if part.shape[0]}) > 1:
             raise ValueError("blocks of vectors differ in dimension")
         if len(self) != len(ids):
             raise ValueError(f"{len(self)} vectors for {len(ids)} documents")
 
     def __len__(self) -> int:
-        return sum(len(part) for part in self._parts)
+        return sum(part.shape[0] for part in self._parts)
 
     def _blocks(self) -> Iterator[tuple[int, Vectors]]:
         first = 0
         for part in self._parts:
-            for start in range(0, len(part), self._block_size):
+            for start in range(0, part.shape[0], self._block_size):
                 block = np.ascontiguousarray(part[start : start + self._block_size], np.float32)
-                if not np.isfinite(block).all():
-                    raise ModelError(
-                        "Document vectors hold values that are no numbers.",
-                        hint="The retriever's training diverged: lower train.learning_rate.",
-                    )
                 yield first + start, block
-            first += len(part)
+            first += part.shape[0]
 
     def search(
         self, query_vectors: npt.NDArray[np.floating], queries: Sequence[Query], top_k: int
@@ -172,55 +289,54 @@ class DenseIndex:
             raise ValueError(f"{len(query_vectors)} vectors for {len(queries)} queries")
         if len({query.query_id for query in queries}) != len(queries):
             raise ValueError("a query id stands twice among the queries")
+        if not len(self):
+            return {query.query_id: {} for query in queries}
         left = np.ascontiguousarray(query_vectors, np.float32)
         if not np.isfinite(left).all():
             raise ModelError(
                 "Query vectors hold values that are no numbers.",
                 hint="The retriever's training diverged: lower train.learning_rate.",
             )
-        own = [
-            self._ids.position(query.query_id) if query.query_id in self._ids else -1
-            for query in queries
-        ]
+        own = np.array(
+            [
+                self._ids.position(query.query_id) if query.query_id in self._ids else -1
+                for query in queries
+            ],
+            dtype=np.int64,
+        )
         # A corpus on disk parses a line for each id, and many queries find the same documents.
         id_of = lru_cache(maxsize=_REMEMBERED_IDS)(self._ids.doc_id)
-        best = [_Best(top_k, id_of) for _ in queries]
-        lengths = np.linalg.norm(left.astype(np.float64), axis=1) if len(left) else np.zeros(0)
+        groups = [
+            _Asked(left[part], own[part], min(top_k, len(self)), id_of)
+            for part in (
+                slice(start, start + _QUERIES_AT_ONCE)
+                for start in range(0, len(left), _QUERIES_AT_ONCE)
+            )
+        ]
         for first, block in self._blocks():
-            longest = float(np.linalg.norm(block.astype(np.float64), axis=1).max())
-            # Bound on the error of a float32 dot product of d terms, with room to spare.
-            margins = 2.0 * (block.shape[1] + 2) * 2.0**-24 * longest * lengths
-            # At most 2^23 scores (32 MiB) at once.
-            width = max(1, (1 << 23) // len(block))
-            for start in range(0, len(left), width):
-                scores = left[start : start + width] @ block.T
-                for row, rough in enumerate(scores, start=start):
-                    if first <= own[row] < first + len(block):
-                        rough[own[row] - first] = -np.inf
-                    self._take(
-                        best[row], rough, float(margins[row]), left[row], block, first, top_k
-                    )
-        return {query.query_id: found.ranked() for query, found in zip(queries, best, strict=True)}
+            longest = _longest(block)
+            for group in groups:
+                group.compare(first, block, longest)
+        rankings = (group.best.ranked(row) for group in groups for row in range(group.best.queries))
+        return {query.query_id: found for query, found in zip(queries, rankings, strict=True)}
 
-    @staticmethod
-    def _take(
-        best: _Best,
-        rough: Vectors,
-        margin: float,
-        query: Vectors,
-        block: Vectors,
-        first: int,
-        top_k: int,
-    ) -> None:
-        rows = np.flatnonzero((rough >= best.threshold - margin) & (rough > -np.inf))
-        if len(rows) > top_k:
-            # The k-th score of these and a candidate's may both be off by the margin.
-            close = rough[rows]
-            kth = float(np.partition(close, len(close) - top_k)[len(close) - top_k])
-            rows = rows[close >= kth - 2 * margin]
-        if len(rows):
-            exact = (block[rows].astype(np.float64) * query.astype(np.float64)).sum(axis=1)
-            best.add(rows + first, exact)
+
+def _longest(block: Vectors) -> float:
+    """Length of the longest vector, a thousandth part exact.
+
+    Raises:
+        ModelError: values that are no numbers.
+    """
+    largest = float(np.einsum("ij,ij->i", block, block).max())
+    # Squares of numbers that float32 holds can be too large, or too small, for it.
+    if 1e-30 < largest < np.inf:
+        return largest**0.5
+    if not np.isfinite(block).all():
+        raise ModelError(
+            "Document vectors hold values that are no numbers.",
+            hint="The retriever's training diverged: lower train.learning_rate.",
+        )
+    return float(np.linalg.norm(block.astype(np.float64), axis=1).max())
 
 
 class QueryEncoder(Protocol):

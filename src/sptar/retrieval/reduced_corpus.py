@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sptar.errors import DataError
-from sptar.types import Corpus, Document, Qrels, Query
+from sptar.types import Corpus, Document, Qrels, Query, Run
 
 __all__ = ["DevSet", "reduced_dev_set"]
 
@@ -17,6 +17,8 @@ class DevSet:
     """Labelled queries and the documents among which theirs must be found.
 
     ``hard_negatives`` and ``random_negatives`` count the documents that answer no query of it.
+    ``candidates`` are for rerankers: the documents, all of them among ``documents``, that each
+    query's first-stage ranking gives them to order anew.
     """
 
     queries: Sequence[Query]
@@ -24,6 +26,7 @@ class DevSet:
     qrels: Qrels
     hard_negatives: int = 0
     random_negatives: int = 0
+    candidates: Run | None = None
 
 
 def reduced_dev_set(

@@ -69,7 +69,12 @@ class TrainingState:
 
     @staticmethod
     def _parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-        return dict(model.named_parameters())
+        """Those that are trained: frozen ones come from the start, which the key names."""
+        return {
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
 
     def save_weights(self, model: torch.nn.Module, epoch: int) -> None:
         """Keep the weights of an epoch that may become the result."""

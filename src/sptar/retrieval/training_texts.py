@@ -1,46 +1,60 @@
-"""The texts of training pairs, and the batches of an epoch made of them."""
+"""The texts of training pairs and of their hard negatives, checked."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sptar.config import TrainConfig
-from sptar.retrieval.batches import conflict_free_batches
-from sptar.types import Pair
+from sptar.errors import DataError
+from sptar.types import Document, Pair
 
 __all__ = ["TrainingTexts"]
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingTexts:
-    """Training texts with equal ones under one key."""
+    """Training texts with equal ones under one key.
+
+    ``negatives[i]`` belong to pair i, equally many for each. ``positives`` holds the known answers
+    of each query text.
+    """
 
     queries: tuple[str, ...]
     documents: tuple[str, ...]
+    negatives: tuple[tuple[str, ...], ...]
     positives: dict[str, set[str]]
 
     @classmethod
-    def of(cls, pairs: Sequence[Pair]) -> TrainingTexts:
+    def of(
+        cls, pairs: Sequence[Pair], negatives: Sequence[Sequence[Document]] = ()
+    ) -> TrainingTexts:
+        """The texts of pairs and, where there are any, of their hard negatives.
+
+        Raises:
+            DataError: negatives for another number of pairs, pairs with different numbers of them,
+                or a negative that is known to answer its query.
+        """
         queries = tuple(pair.query.text.strip() for pair in pairs)
         documents = tuple(pair.document.full_text for pair in pairs)
         positives: dict[str, set[str]] = {}
         for query, document in zip(queries, documents, strict=True):
             positives.setdefault(query, set()).add(document)
-        return cls(queries, documents, positives)
-
-    def batches(self, config: TrainConfig, seed: int, epoch: int) -> tuple[list[list[int]], int]:
-        """Batches of one epoch that teach something, and the number of pairs left alone."""
-        keys = list(zip(self.queries, self.documents, strict=True))
-        batches: list[list[int]] = []
-        alone = 0
-        for repeat in range(max(1, config.min_steps_per_epoch)):
-            one_pass = conflict_free_batches(
-                keys, self.positives, config.batch_size, seed, epoch, repeat
+        if negatives and len(negatives) != len(pairs):
+            raise DataError(
+                f"There are hard negatives for {len(negatives)} pairs, and {len(pairs)} pairs."
             )
-            useful = [batch for batch in one_pass if len(batch) > 1]
-            alone += len(one_pass) - len(useful)
-            batches += useful
-            if len(batches) >= config.min_steps_per_epoch or not useful:
-                break
-        return batches, alone
+        if len({len(found) for found in negatives}) > 1:
+            raise DataError(
+                "Training pairs have different numbers of hard negatives.",
+                hint="Lower train.negatives_per_pair, or train.mine_skip.",
+            )
+        for pair, query, found in zip(pairs, queries, negatives, strict=False):
+            for negative in found:
+                if negative.full_text in positives[query]:
+                    raise DataError(
+                        f"Document {negative.doc_id} is a hard negative of query "
+                        f"{pair.query.query_id}, whose training pairs say that it answers it.",
+                        hint="Mine the negatives again, from these pairs.",
+                    )
+        texts = tuple(tuple(document.full_text for document in found) for found in negatives)
+        return cls(queries, documents, texts or ((),) * len(pairs), positives)

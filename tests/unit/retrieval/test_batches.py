@@ -28,6 +28,33 @@ def assert_sound(pairs, positives, batches, batch_size):
 
 @settings(max_examples=150, deadline=None)
 @given(
+    st.lists(
+        st.tuples(st.integers(0, 9), st.integers(0, 12), st.lists(st.integers(0, 15), max_size=3)),
+        max_size=40,
+    ),
+    st.integers(1, 9),
+    st.integers(0, 3),
+)
+def test_hard_negatives_answer_no_query_of_their_batch(rows, batch_size, seed):
+    pairs = [(query, document) for query, document, _ in rows]
+    answers = {
+        query: {document for other, document in pairs if other == query} for query, _ in pairs
+    }
+    negatives = [[n for n in found if n not in answers[query]] for query, _, found in rows]
+    batches = conflict_free_batches(pairs, {}, batch_size, seed, 1, negatives=negatives)
+    assert_sound(pairs, {}, batches, batch_size)
+    for batch in batches:
+        for i in batch:
+            for j in batch:
+                assert answers[pairs[i][0]].isdisjoint(negatives[j])
+    # Without negatives nothing changes.
+    assert conflict_free_batches(
+        pairs, {}, batch_size, seed, 1, negatives=[()] * len(pairs)
+    ) == conflict_free_batches(pairs, {}, batch_size, seed, 1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
     st.lists(st.tuples(st.integers(0, 12), st.integers(0, 15)), max_size=60),
     st.dictionaries(st.integers(0, 12), st.sets(st.integers(0, 15), max_size=4)),
     st.integers(1, 9),

@@ -1,378 +1,301 @@
-"""Training: the same seed gives the same weights, also after a kill; the right epoch is kept."""
+"""The losses of a bi-encoder against the formulas, and what of it is trained."""
 
 from __future__ import annotations
-
-import json
-import shutil
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
 
 from sptar.config import TrainConfig
-from sptar.errors import DataError, ModelError
-from sptar.progress import RecordedProgress
-from sptar.retrieval.biencoder import DevSet, train_biencoder
+from sptar.errors import ModelError
+from sptar.retrieval.biencoder import BiEncoderTrainable
 from sptar.retrieval.encoding import load_encoder
-from sptar.retrieval.training_state import TrainingState
-from sptar.types import Document, Pair, Query
-from tiny import DOCUMENTS, PAIRS, QUERIES
+from sptar.retrieval.low_rank import add_low_rank
+from sptar.retrieval.reduced_corpus import DevSet
+from sptar.retrieval.retriever import TrainingBatch
+from sptar.retrieval.specs import recipe
+from sptar.retrieval.training import TrainingData, train_retriever
+from sptar.types import Query
+from tiny import DOCUMENTS, PAIRS, QUERIES, encoder
 
-QRELS = {pair.query.query_id: {pair.document.doc_id: 1} for pair in PAIRS}
-DEV = DevSet(QUERIES, DOCUMENTS, QRELS)
-
-
-def reciprocal_rank(run, qrels):
-    total = 0.0
-    for query_id, judged in qrels.items():
-        order = sorted(run.get(query_id, {}).items(), key=lambda item: (-item[1], item[0]))
-        ranks = [rank for rank, (doc_id, _) in enumerate(order, 1) if judged.get(doc_id, 0) > 0]
-        total += 1 / ranks[0] if ranks else 0.0
-    return total / len(qrels)
+QUERY_TEXTS = tuple(query.text for query in QUERIES[:4])
+TEXTS = tuple(document.full_text for document in DOCUMENTS)
 
 
-class Scripted:
-    """A dev measure that follows a script; an exception in it stands for a kill."""
-
-    def __init__(self, *scores):
-        self.scores = list(scores)
-        self.calls = 0
-
-    def __call__(self, run, qrels):
-        self.calls += 1
-        score = self.scores.pop(0)
-        if isinstance(score, BaseException):
-            raise score
-        return score
+@pytest.fixture(scope="module")
+def still(tmp_path_factory):
+    """A start without dropout whose [CLS] tells texts apart."""
+    return encoder(tmp_path_factory.mktemp("still") / "bert", spread=0.2, dropout=0)
 
 
-@pytest.fixture
-def recipe(tiny_encoder):
-    def make(**settings):
-        values = {"start": str(tiny_encoder), "batch_size": 4, "epochs": 3, "learning_rate": 1e-3}
-        return TrainConfig(**(values | settings))
-
-    return make
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    return encoder(tmp_path_factory.mktemp("other") / "bert", seed=1, spread=0.2, dropout=0)
 
 
-def weights(folder):
-    return load_file(folder / "model.safetensors")
+def trainable(start, row="dpr", **settings):
+    config = recipe(TrainConfig(start=str(start), **settings), row)
+    return BiEncoderTrainable(load_encoder(None, config), config)
 
 
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(recipe, tmp_path):
-    results = []
-    for number, seed in enumerate((1, 1, 2)):
-        folder = tmp_path / str(number)
-        train_biencoder(
-            PAIRS, DEV, recipe(), seed, folder / "out", reciprocal_rank, folder / "state"
-        )
-        results.append(weights(folder / "out"))
-    assert same(results[0], results[1])
-    assert not same(results[0], results[2])
-
-
-@pytest.mark.parametrize("killed_in", [1, 2, 3])
-def test_a_killed_run_ends_in_the_same_weights(recipe, tmp_path, killed_in):
-    scores = [0.1, 0.5, 0.4, 0.6]
-    whole = train_biencoder(
-        PAIRS, DEV, recipe(), 5, tmp_path / "whole", Scripted(*scores), tmp_path / "a"
+def batch(negatives=0, teacher=None, in_batch=None):
+    """Four pairs; their negatives are documents of the second half."""
+    return TrainingBatch(
+        numbers=(0, 1, 2, 3),
+        queries=QUERY_TEXTS,
+        positives=TEXTS[:4],
+        negatives=tuple(
+            tuple(TEXTS[4 + (2 * pair + column) % 8] for column in range(negatives))
+            for pair in range(4)
+        ),
+        teacher=teacher,
+        in_batch=in_batch,
     )
-    broken = Scripted(*scores[:killed_in], KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        train_biencoder(PAIRS, DEV, recipe(), 5, tmp_path / "out", broken, tmp_path / "b")
-    assert not (tmp_path / "out").exists()
-    # Only what was lost is done again: the start's score too when no epoch was finished.
-    rest = Scripted(*(scores if killed_in == 1 else scores[killed_in:]))
-    resumed = train_biencoder(PAIRS, DEV, recipe(), 5, tmp_path / "out", rest, tmp_path / "b")
-    assert rest.scores == []
-    assert resumed.resumed_after == killed_in - 1
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
-    keep = ("epoch", "loss", "dev_score", "steps", "singletons")
-    assert [[getattr(record, name) for name in keep] for record in whole.history] == [
-        [getattr(record, name) for name in keep] for record in resumed.history
+
+
+def vectors(model, texts, role):
+    return model.encoder.encode_texts(texts, role).astype(np.float64)
+
+
+def gradients(model):
+    return {
+        name: parameter.grad.clone()
+        for name, parameter in model.module.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+@pytest.mark.parametrize("row", ["dpr", "contriever"])
+@pytest.mark.parametrize("negatives", [0, 1, 2])
+def test_hard_negatives_are_further_columns_of_every_query(still, row, negatives):
+    model = trainable(still, row)
+    given = batch(negatives)
+    columns = [*given.positives]
+    for column in range(negatives):
+        columns += [found[column] for found in given.negatives]
+    scores = vectors(model, given.queries, "query") @ vectors(model, columns, "document").T
+    scores *= 20.0 if row == "dpr" else 1.0
+    own = np.diag(scores[:, :4])
+    expected = np.mean(np.log(np.exp(scores - own[:, None]).sum(axis=1)))
+    loss = model.loss(given)
+    assert loss.dtype == torch.float32
+    assert loss.shape == ()
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
+
+
+def test_margins_of_both_teachers(still):
+    rng = np.random.default_rng(0)
+    teacher = rng.normal(size=(4, 3)).astype(np.float32)
+    in_batch = rng.normal(size=(4, 4)).astype(np.float32)
+    model = trainable(still, "tas_b", in_batch_weight=0.5)
+    given = batch(2, teacher, in_batch)
+    query = vectors(model, given.queries, "query")
+    positive = vectors(model, given.positives, "document")
+    pairs = []
+    for pair in range(4):
+        negative = vectors(model, given.negatives[pair], "document")
+        for column in range(2):
+            student = query[pair] @ positive[pair] - query[pair] @ negative[column]
+            pairs.append((student - (teacher[pair, 0] - teacher[pair, 1 + column])) ** 2)
+    others = [
+        (query[i] @ positive[i] - query[i] @ positive[j] - (in_batch[i, i] - in_batch[i, j])) ** 2
+        for i in range(4)
+        for j in range(4)
+        if i != j
     ]
-    assert (resumed.best_epoch, resumed.start_dev_score) == (3, 0.1)
+    expected = np.mean(pairs) + 0.5 * np.mean(others)
+    assert float(model.loss(given)) == pytest.approx(expected, rel=1e-4)
+    alone = trainable(still, "tas_b").loss(batch(2, teacher))
+    assert float(alone) == pytest.approx(np.mean(pairs), rel=1e-4)
 
 
-def test_a_kill_between_best_weights_and_state_changes_nothing(recipe, tmp_path, monkeypatch):
-    scores = [0.1, 0.5, 0.6, 0.4]
-    train_biencoder(PAIRS, DEV, recipe(), 5, tmp_path / "a", Scripted(*scores), tmp_path / "s")
-    real = TrainingState.save
-
-    def killed(self, model, optimizer, progress):
-        if len(progress.history) == 2:
-            raise KeyboardInterrupt
-        real(self, model, optimizer, progress)
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(TrainingState, "save", killed)
-        train_biencoder(PAIRS, DEV, recipe(), 5, tmp_path / "b", Scripted(*scores), tmp_path / "t")
-    result = train_biencoder(
-        PAIRS, DEV, recipe(), 5, tmp_path / "b", Scripted(*scores[2:]), tmp_path / "t"
-    )
-    assert (result.resumed_after, result.best_epoch) == (1, 2)
-    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
-
-
-def test_a_finished_run_called_again_trains_nothing(recipe, tmp_path):
-    train_biencoder(
-        PAIRS, DEV, recipe(), 5, tmp_path / "one", Scripted(0.1, 0.5, 0.4, 0.3), tmp_path / "state"
-    )
-    again = train_biencoder(
-        PAIRS, DEV, recipe(), 5, tmp_path / "two", Scripted(), tmp_path / "state"
-    )
-    assert again.best_epoch == 1
-    assert same(weights(tmp_path / "one"), weights(tmp_path / "two"))
+@pytest.mark.parametrize("row", ["dpr", "dragon", "tas_b", "static"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_cached_loss_has_the_gradients_of_the_plain_one(still, row, size):
+    teacher = np.arange(8, dtype=np.float32).reshape(4, 2) if row == "tas_b" else None
+    in_batch = np.arange(16, dtype=np.float32).reshape(4, 4) if row == "tas_b" else None
+    given = batch(1, teacher, in_batch)
+    plain, cached = trainable(still, row), trainable(still, row, micro_batch_size=size)
+    losses = []
+    for model in (plain, cached):
+        model.module.train()
+        loss = model.loss(given)
+        loss.backward()
+        losses.append(float(loss.detach()))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    expected, found = gradients(plain), gradients(cached)
+    assert expected.keys() == found.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("change", ["seed", "pairs", "recipe", "dev"])
-def test_the_state_of_another_run_is_not_taken_up(recipe, tmp_path, change):
-    state = tmp_path / "state"
-    train_biencoder(PAIRS, DEV, recipe(), 5, tmp_path / "one", Scripted(0, 0, 0, 0), state)
-    pairs = PAIRS[1:] if change == "pairs" else PAIRS
-    dev = DevSet(QUERIES[1:], DOCUMENTS, QRELS) if change == "dev" else DEV
-    config = recipe(learning_rate=2e-3) if change == "recipe" else recipe()
-    seed = 6 if change == "seed" else 5
-    result = train_biencoder(
-        pairs, dev, config, seed, tmp_path / "two", Scripted(0, 0, 0, 0), state
-    )
-    assert result.resumed_after == 0
-    assert len(result.history) == 3
-
-
-def test_a_damaged_state_means_a_fresh_start(recipe, tmp_path):
-    state = tmp_path / "state"
-    train_biencoder(PAIRS, DEV, recipe(), 5, tmp_path / "one", Scripted(0, 1, 2, 3), state)
-    file = state / "training_state.safetensors"
-    file.write_bytes(file.read_bytes()[:100])
-    result = train_biencoder(PAIRS, DEV, recipe(), 5, tmp_path / "two", Scripted(0, 1, 2, 3), state)
-    assert result.resumed_after == 0
-    assert same(weights(tmp_path / "one"), weights(tmp_path / "two"))
-
-
-def test_the_best_epoch_is_kept_and_patience_ends_the_run(recipe, tmp_path):
-    """Best is epoch 2, on a tie with epoch 3; after two epochs without gain it is over."""
-    scores = (0.9, 0.3, 0.5, 0.5, 0.4)
-    result = train_biencoder(
-        PAIRS,
-        DEV,
-        recipe(epochs=9, patience=2),
-        5,
-        tmp_path / "out",
-        Scripted(*scores),
-        tmp_path / "s",
-    )
-    assert [record.dev_score for record in result.history] == [0.3, 0.5, 0.5, 0.4]
-    assert (result.best_epoch, result.best_dev_score, result.start_dev_score) == (2, 0.5, 0.9)
-    # Epoch 2 of the same plan, trained on its own, has these weights.
-    other = train_biencoder(
-        PAIRS,
-        DEV,
-        recipe(epochs=9, patience=1),
-        5,
-        tmp_path / "two",
-        Scripted(0, 1, 2, 2),
-        tmp_path / "t",
-    )
-    assert other.best_epoch == 2
-    assert same(weights(tmp_path / "out"), weights(tmp_path / "two"))
-
-
-@pytest.mark.parametrize(("keep", "best_epoch"), [("best", 1), ("best_or_start", 0)])
-def test_the_start_is_kept_only_when_asked_for(recipe, tmp_path, tiny_encoder, keep, best_epoch):
-    result = train_biencoder(
-        PAIRS,
-        DEV,
-        recipe(keep=keep, epochs=2),
-        5,
-        tmp_path / "out",
-        Scripted(0.9, 0.8, 0.7),
-        tmp_path / "state",
-    )
-    assert result.best_epoch == best_epoch
-    start = load_encoder(tiny_encoder, TrainConfig()).encode_queries(QUERIES)
-    kept = load_encoder(tmp_path / "out").encode_queries(QUERIES)
-    assert np.array_equal(start, kept) == (best_epoch == 0)
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert ("the untrained start" in card) == (best_epoch == 0)
-
-
-def test_without_dev_queries_the_last_epoch_is_kept(recipe, tmp_path):
-    result = train_biencoder(
-        PAIRS, DevSet((), (), {}), recipe(), 5, tmp_path / "out", Scripted(), tmp_path / "state"
-    )
-    assert (result.best_epoch, result.best_dev_score, result.start_dev_score) == (3, None, None)
-
-
-def test_small_sets_are_passed_several_times_in_an_epoch(recipe, tmp_path):
-    result = train_biencoder(
-        PAIRS,
-        DEV,
-        recipe(epochs=2, min_steps_per_epoch=5),
-        5,
-        tmp_path / "out",
-        Scripted(0, 1, 2),
-        tmp_path / "state",
-    )
-    assert [record.steps for record in result.history] == [6, 6]
-    assert result.steps == 12
-
-
-def test_lone_pairs_are_counted_and_change_nothing(recipe, tmp_path):
-    pairs = [
-        Pair(QUERIES[0], DOCUMENTS[0]),
-        Pair(QUERIES[0], DOCUMENTS[1]),
-        Pair(QUERIES[0], DOCUMENTS[2]),
-        Pair(QUERIES[1], DOCUMENTS[3]),
-    ]
-    result = train_biencoder(
-        pairs, DEV, recipe(epochs=2), 5, tmp_path / "out", Scripted(0, 1, 2), tmp_path / "state"
-    )
-    assert [(record.steps, record.singletons) for record in result.history] == [(1, 2), (1, 2)]
-    assert (result.pairs, result.singletons) == (4, 4)
-
-
-def test_the_loss_is_the_in_batch_softmax_of_scaled_cosines(recipe, tmp_path, tiny_encoder):
-    """One batch, dropout off, against the formula on vectors of the start."""
-    config = json.loads((tiny_encoder / "config.json").read_text())
-    still = tmp_path / "still"
-    shutil.copytree(tiny_encoder, still)
-    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (still / "config.json").write_text(json.dumps(config))
-    encoder = load_encoder(still, TrainConfig())
-    queries = encoder.encode_queries(QUERIES).astype(np.float64)
-    documents = encoder.encode_documents(DOCUMENTS[: len(QUERIES)]).astype(np.float64)
-    scores = 20.0 * queries @ documents.T
-    expected = np.mean(np.log(np.exp(scores).sum(axis=1)) - np.diag(scores))
-    result = train_biencoder(
-        PAIRS,
-        DEV,
-        recipe(start=str(still), batch_size=8, epochs=1),
-        5,
-        tmp_path / "out",
-        Scripted(0, 1),
-        tmp_path / "state",
-    )
-    assert result.history[0].loss == pytest.approx(expected, abs=1e-4)
-
-
-def test_learning_rate_warms_up_and_decays(recipe, tmp_path, monkeypatch):
-    rates = []
-    real = torch.optim.AdamW.step
-
-    def step(self, *arguments, **named):
-        rates.append(self.param_groups[0]["lr"])
-        return real(self, *arguments, **named)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    train_biencoder(
-        PAIRS,
-        DEV,
-        recipe(epochs=5, warmup=0.2),
-        5,
-        tmp_path / "out",
-        Scripted(0, 1, 2, 3, 4, 5),
-        tmp_path / "state",
-    )
-    shares = (np.arange(10) + 0.5) / 10
-    expected = 1e-3 * np.where(shares < 0.2, shares / 0.2, (1 - shares) / 0.8)
-    np.testing.assert_allclose(rates, expected)
-
-
-def test_bfloat16_trains_and_keeps_float32_weights(recipe, tmp_path):
-    result = train_biencoder(
-        PAIRS,
-        DEV,
-        recipe(dtype="bfloat16", epochs=20, batch_size=8),
-        5,
-        tmp_path / "out",
-        reciprocal_rank,
-        tmp_path / "state",
-    )
-    assert result.history[-1].loss < result.history[0].loss
-    assert {tensor.dtype for tensor in weights(tmp_path / "out").values()} == {torch.float32}
-
-
-@pytest.mark.parametrize("shape", ["llama", "gpt2", "bert"])
-def test_a_language_model_is_a_start_too(recipe, tmp_path, tiny_models, shape):
-    result = train_biencoder(
-        PAIRS,
-        DEV,
-        recipe(start=str(tiny_models[shape]), epochs=8, batch_size=8, min_steps_per_epoch=6),
-        5,
-        tmp_path / "out",
-        reciprocal_rank,
-        tmp_path / "state",
-    )
-    assert result.history[-1].loss < result.history[0].loss / 2
-
-
-def test_too_few_pairs_are_refused_before_anything_is_loaded(recipe, tmp_path):
-    for pairs in ([], PAIRS[:1]):
-        with pytest.raises(DataError, match="too few"):
-            train_biencoder(
-                pairs, DEV, recipe(start="./none"), 5, tmp_path / "o", Scripted(), tmp_path / "s"
+def test_a_cached_training_run_is_the_plain_one(still, tmp_path):
+    trained = []
+    for size in (None, 3):
+        config = recipe(
+            TrainConfig(
+                start=str(still), batch_size=8, epochs=3, learning_rate=1e-3, micro_batch_size=size
             )
-    same_query = [Pair(QUERIES[0], document) for document in DOCUMENTS]
-    with pytest.raises(DataError, match="No two of the 12 training pairs"):
-        train_biencoder(
-            same_query, DEV, recipe(start="./none"), 5, tmp_path / "o", Scripted(), tmp_path / "s"
         )
-
-
-def test_a_diverged_run_says_so(recipe, tmp_path):
-    with pytest.raises(ModelError, match="diverged") as caught:
-        train_biencoder(
-            PAIRS,
-            DEV,
-            recipe(learning_rate=1e30),
+        folder = tmp_path / str(size)
+        train_retriever(
+            TrainingData(PAIRS),
+            DevSet((), (), {}),
+            config,
             5,
-            tmp_path / "o",
-            Scripted(0, 0, 0, 0),
-            tmp_path / "s",
+            folder / "out",
+            lambda run, qrels: 0.0,
+            folder / "state",
         )
-    assert "train.learning_rate" in str(caught.value)
+        trained.append(load_encoder(folder / "out", config).encode_queries(QUERIES))
+    np.testing.assert_allclose(trained[0], trained[1], atol=1e-4)
 
 
-def test_progress_hears_of_batches_and_epochs(recipe, tmp_path):
-    progress = RecordedProgress()
-    train_biencoder(
-        PAIRS,
-        DEV,
-        recipe(epochs=2),
+def train(start, folder, row, **settings):
+    config = recipe(
+        TrainConfig(start=str(start), batch_size=8, epochs=3, learning_rate=3e-3, **settings),
+        row,
+    )
+    result = train_retriever(
+        TrainingData(PAIRS),
+        DevSet((), (), {}),
+        config,
         5,
-        tmp_path / "o",
-        Scripted(0.25, 0.5, 0.75),
-        tmp_path / "s",
-        progress,
+        folder / "out",
+        lambda run, qrels: 0.0,
+        folder / "state",
     )
-    assert progress.advanced == 4
-    assert progress.finished == 2
-    assert any("Epoch 2" in text and "dev 0.7500" in text for text in progress.messages)
+    return config, result
 
 
-def test_the_random_state_of_the_caller_is_left_alone(recipe, tmp_path):
-    torch.manual_seed(3)
-    before = torch.random.get_rng_state()
-    train_biencoder(PAIRS, DEV, recipe(epochs=1), 5, tmp_path / "o", Scripted(0, 1), tmp_path / "s")
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-
-def test_equal_texts_under_different_ids_are_never_each_others_negatives(recipe, tmp_path):
-    """Two ids, one text: the pair of the copy must not stand in the batch of the original."""
-    copy = Document("copy", DOCUMENTS[0].text, DOCUMENTS[0].title)
-    pairs = [
-        Pair(QUERIES[0], DOCUMENTS[0]),
-        Pair(Query("q99", "another question on bees"), copy),
-        Pair(QUERIES[1], DOCUMENTS[1]),
-        Pair(QUERIES[2], DOCUMENTS[2]),
-    ]
-    result = train_biencoder(
-        pairs, DEV, recipe(epochs=1), 5, tmp_path / "o", Scripted(0, 1), tmp_path / "s"
+def test_separate_towers_are_trained_apart_and_come_back(still, other, tmp_path):
+    config, result = train(
+        still, tmp_path, "dpr", towers="separate", query_start=str(other), scale=1.0
     )
-    assert result.steps == 2
+    start = load_encoder(None, config)
+    trained = load_encoder(tmp_path / "out", config)
+    assert start.two_towers
+    assert trained.two_towers
+    texts = [query.text for query in QUERIES]
+    # Each tower starts as the model it was made of, and ends as something else.
+    for role, model in (("query", other), ("document", still)):
+        alone = load_encoder(model, recipe(TrainConfig(start=str(model))))
+        before = start.encode_texts(texts, role)
+        np.testing.assert_allclose(before, alone.encode_texts(texts, role), atol=1e-6)
+        assert np.abs(trained.encode_texts(texts, role) - before).max() > 1e-2
+    assert (
+        np.abs(trained.encode_texts(texts, "query") - trained.encode_texts(texts, "document")).max()
+        > 1e-2
+    )
+    plain = SentenceTransformer(str(tmp_path / "out"))
+    np.testing.assert_allclose(
+        plain.encode_query(texts, normalize_embeddings=True),
+        trained.encode_texts(texts, "query"),
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(
+        plain.encode_document(texts, normalize_embeddings=True),
+        trained.encode_texts(texts, "document"),
+        atol=1e-6,
+    )
+    shared = sum(parameter.numel() for parameter in load_encoder(still).model.parameters())
+    assert result.parameters == 2 * shared
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "`bert` for documents, `bert` for queries" in card
+
+
+def test_a_shared_tower_is_counted_once(still, tmp_path):
+    _, result = train(still, tmp_path, "dpr")
+    shared = sum(parameter.numel() for parameter in load_encoder(still).model.parameters())
+    assert result.parameters == shared
+
+
+@pytest.mark.parametrize("shape", ["llama", "gpt2", "qwen", "encoder"])
+def test_only_the_low_rank_update_is_trained_and_the_merged_model_is_the_same(
+    tiny_models, still, tmp_path, shape
+):
+    start = still if shape == "encoder" else tiny_models[shape]
+    model = trainable(start, "lora", lora_rank=3)
+    names = {name for name, p in model.module.named_parameters() if p.requires_grad}
+    assert names
+    assert all("lora_" in name for name in names)
+    before = load_encoder(start, recipe(TrainConfig(), "lora")).encode_queries(QUERIES)
+    # The update starts as zero.
+    np.testing.assert_allclose(model.encoder.encode_queries(QUERIES), before, atol=1e-6)
+    frozen = {
+        name: parameter.detach().clone()
+        for name, parameter in model.module.named_parameters()
+        if name not in names
+    }
+    optimizer = torch.optim.AdamW(
+        [p for p in model.module.parameters() if p.requires_grad], lr=1e-2
+    )
+    for _ in range(3):
+        model.loss(batch(1)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, parameter in model.module.named_parameters():
+        if name in frozen:
+            assert torch.equal(parameter, frozen[name])
+    expected = model.encoder.encode_queries(QUERIES)
+    assert np.abs(expected - before).max() > 1e-2
+    model.save(tmp_path)
+    assert not any("lora" in name for name in load_file(tmp_path / "model.safetensors"))
+    saved = load_encoder(tmp_path, recipe(TrainConfig(), "lora"))
+    np.testing.assert_allclose(saved.encode_queries(QUERIES), expected, atol=1e-5)
+    np.testing.assert_allclose(model.encoder.encode_queries(QUERIES), expected, atol=1e-5)
+
+
+def test_the_low_rank_update_is_the_same_each_time_and_its_state_is_small(still, tmp_path):
+    first, second = trainable(still, "lora"), trainable(still, "lora")
+    for one, other_one in zip(first.module.parameters(), second.module.parameters(), strict=True):
+        assert torch.equal(one, other_one)
+    train(still, tmp_path, "lora")
+    stored = load_file(tmp_path / "state" / "weights-epoch-0003.safetensors")
+    assert all("lora_" in name for name in stored)
+
+
+def test_the_last_token_of_a_padded_text_is_its_own_last_token(tiny_models):
+    """A short text beside a long one, against the text alone."""
+    model = trainable(tiny_models["llama"], "lora")
+    together = model.encoder.embed([TEXTS[2], TEXTS[1]], "document")[0]
+    alone = model.encoder.embed([TEXTS[2]], "document")[0]
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    assert model.encoder.pooling == "lasttoken"
+
+
+def test_a_start_without_layers_takes_no_low_rank_update(still):
+    with pytest.raises(ModelError, match="no transformer"):
+        add_low_rank(trainable(still, "static").module, 4, 8.0)
+
+
+def test_queries_may_be_read_shorter_than_documents(still, tmp_path):
+    config = recipe(TrainConfig(start=str(still), max_tokens=32, max_query_tokens=6))
+    model = BiEncoderTrainable(load_encoder(None, config), config)
+    long = Query("long", "how do bees share the place of flowers with each other on the comb")
+    short = Query("short", "how do bees share")
+    one, other_one = model.encoder.encode_queries([long, short])
+    np.testing.assert_allclose(one, other_one, atol=1e-6)
+    as_documents = model.encoder.encode_texts([long.text, short.text], "document")
+    assert np.abs(as_documents[0] - as_documents[1]).max() > 1e-3
+    assert (model.encoder.max_tokens, model.encoder.max_query_tokens) == (32, 6)
+    model.save(tmp_path)
+    plain = SentenceTransformer(str(tmp_path))
+    np.testing.assert_allclose(
+        plain.encode_query(long.text, normalize_embeddings=True), one, atol=1e-6
+    )
+    assert "6 tokens of a query and 32 of a document" in model.reading_in_words()
+
+
+def test_the_ranking_of_the_dev_set_is_exact(still):
+    model = trainable(still)
+    model.module.eval()
+    found = model.rank(QUERIES, DOCUMENTS, 5)
+    scores = (
+        vectors(model, [q.text for q in QUERIES], "query") @ vectors(model, TEXTS, "document").T
+    )
+    for query, row in zip(QUERIES, scores, strict=True):
+        best = [DOCUMENTS[i].doc_id for i in np.argsort(-row)[:5]]
+        assert list(found[query.query_id]) == best

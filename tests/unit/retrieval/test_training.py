@@ -1,0 +1,574 @@
+"""The loop: the same seed gives the same weights, also after a kill; the best epoch is kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sptar.config import TrainConfig
+from sptar.errors import DataError, ModelError
+from sptar.progress import RecordedProgress
+from sptar.retrieval.biencoder import BiEncoderTrainable
+from sptar.retrieval.encoding import load_encoder
+from sptar.retrieval.specs import recipe as resolved_recipe
+from sptar.retrieval.training import DevSet, TrainingData, train_retriever
+from sptar.retrieval.training_state import TrainingState
+from sptar.types import Document, Pair, Query
+from tiny import DOCUMENTS, PAIRS, QUERIES
+
+QRELS = {pair.query.query_id: {pair.document.doc_id: 1} for pair in PAIRS}
+DEV = DevSet(QUERIES, DOCUMENTS, QRELS)
+
+
+def reciprocal_rank(run, qrels):
+    total = 0.0
+    for query_id, judged in qrels.items():
+        order = sorted(run.get(query_id, {}).items(), key=lambda item: (-item[1], item[0]))
+        ranks = [rank for rank, (doc_id, _) in enumerate(order, 1) if judged.get(doc_id, 0) > 0]
+        total += 1 / ranks[0] if ranks else 0.0
+    return total / len(qrels)
+
+
+class Scripted:
+    """A dev measure that follows a script; an exception in it stands for a kill."""
+
+    def __init__(self, *scores):
+        self.scores = list(scores)
+        self.calls = 0
+
+    def __call__(self, run, qrels):
+        self.calls += 1
+        score = self.scores.pop(0)
+        if isinstance(score, BaseException):
+            raise score
+        return score
+
+
+@pytest.fixture
+def recipe(tiny_encoder):
+    def make(**settings):
+        values = {"start": str(tiny_encoder), "batch_size": 4, "epochs": 3, "learning_rate": 1e-3}
+        return TrainConfig(**(values | settings))
+
+    return make
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(recipe, tmp_path):
+    results = []
+    for number, seed in enumerate((1, 1, 2)):
+        folder = tmp_path / str(number)
+        train_retriever(
+            TrainingData(PAIRS),
+            DEV,
+            recipe(),
+            seed,
+            folder / "out",
+            reciprocal_rank,
+            folder / "state",
+        )
+        results.append(weights(folder / "out"))
+    assert same(results[0], results[1])
+    assert not same(results[0], results[2])
+
+
+@pytest.mark.parametrize("killed_in", [1, 2, 3])
+def test_a_killed_run_ends_in_the_same_weights(recipe, tmp_path, killed_in):
+    scores = [0.1, 0.5, 0.4, 0.6]
+    whole = train_retriever(
+        TrainingData(PAIRS), DEV, recipe(), 5, tmp_path / "whole", Scripted(*scores), tmp_path / "a"
+    )
+    broken = Scripted(*scores[:killed_in], KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train_retriever(
+            TrainingData(PAIRS), DEV, recipe(), 5, tmp_path / "out", broken, tmp_path / "b"
+        )
+    assert not (tmp_path / "out").exists()
+    # Only what was lost is done again: the start's score too when no epoch was finished.
+    rest = Scripted(*(scores if killed_in == 1 else scores[killed_in:]))
+    resumed = train_retriever(
+        TrainingData(PAIRS), DEV, recipe(), 5, tmp_path / "out", rest, tmp_path / "b"
+    )
+    assert rest.scores == []
+    assert resumed.resumed_after == killed_in - 1
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
+    keep = ("epoch", "loss", "dev_score", "steps", "singletons")
+    assert [[getattr(record, name) for name in keep] for record in whole.history] == [
+        [getattr(record, name) for name in keep] for record in resumed.history
+    ]
+    assert (resumed.best_epoch, resumed.start_dev_score) == (3, 0.1)
+
+
+def test_a_kill_between_best_weights_and_state_changes_nothing(recipe, tmp_path, monkeypatch):
+    scores = [0.1, 0.5, 0.6, 0.4]
+    train_retriever(
+        TrainingData(PAIRS), DEV, recipe(), 5, tmp_path / "a", Scripted(*scores), tmp_path / "s"
+    )
+    real = TrainingState.save
+
+    def killed(self, model, optimizer, progress):
+        if len(progress.history) == 2:
+            raise KeyboardInterrupt
+        real(self, model, optimizer, progress)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(TrainingState, "save", killed)
+        train_retriever(
+            TrainingData(PAIRS), DEV, recipe(), 5, tmp_path / "b", Scripted(*scores), tmp_path / "t"
+        )
+    result = train_retriever(
+        TrainingData(PAIRS), DEV, recipe(), 5, tmp_path / "b", Scripted(*scores[2:]), tmp_path / "t"
+    )
+    assert (result.resumed_after, result.best_epoch) == (1, 2)
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_a_finished_run_called_again_trains_nothing(recipe, tmp_path):
+    train_retriever(
+        TrainingData(PAIRS),
+        DEV,
+        recipe(),
+        5,
+        tmp_path / "one",
+        Scripted(0.1, 0.5, 0.4, 0.3),
+        tmp_path / "state",
+    )
+    again = train_retriever(
+        TrainingData(PAIRS), DEV, recipe(), 5, tmp_path / "two", Scripted(), tmp_path / "state"
+    )
+    assert again.best_epoch == 1
+    assert same(weights(tmp_path / "one"), weights(tmp_path / "two"))
+
+
+@pytest.mark.parametrize("change", ["seed", "pairs", "recipe", "dev"])
+def test_the_state_of_another_run_is_not_taken_up(recipe, tmp_path, change):
+    state = tmp_path / "state"
+    train_retriever(
+        TrainingData(PAIRS), DEV, recipe(), 5, tmp_path / "one", Scripted(0, 0, 0, 0), state
+    )
+    pairs = PAIRS[1:] if change == "pairs" else PAIRS
+    dev = DevSet(QUERIES[1:], DOCUMENTS, QRELS) if change == "dev" else DEV
+    config = recipe(learning_rate=2e-3) if change == "recipe" else recipe()
+    seed = 6 if change == "seed" else 5
+    result = train_retriever(
+        TrainingData(pairs), dev, config, seed, tmp_path / "two", Scripted(0, 0, 0, 0), state
+    )
+    assert result.resumed_after == 0
+    assert len(result.history) == 3
+
+
+def test_a_damaged_state_means_a_fresh_start(recipe, tmp_path):
+    state = tmp_path / "state"
+    train_retriever(
+        TrainingData(PAIRS), DEV, recipe(), 5, tmp_path / "one", Scripted(0, 1, 2, 3), state
+    )
+    file = state / "training_state.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    result = train_retriever(
+        TrainingData(PAIRS), DEV, recipe(), 5, tmp_path / "two", Scripted(0, 1, 2, 3), state
+    )
+    assert result.resumed_after == 0
+    assert same(weights(tmp_path / "one"), weights(tmp_path / "two"))
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_the_run(recipe, tmp_path):
+    """Best is epoch 2, on a tie with epoch 3; after two epochs without gain it is over."""
+    scores = (0.9, 0.3, 0.5, 0.5, 0.4)
+    result = train_retriever(
+        TrainingData(PAIRS),
+        DEV,
+        recipe(epochs=9, patience=2),
+        5,
+        tmp_path / "out",
+        Scripted(*scores),
+        tmp_path / "s",
+    )
+    assert [record.dev_score for record in result.history] == [0.3, 0.5, 0.5, 0.4]
+    assert (result.best_epoch, result.best_dev_score, result.start_dev_score) == (2, 0.5, 0.9)
+    # Epoch 2 of the same plan, trained on its own, has these weights.
+    other = train_retriever(
+        TrainingData(PAIRS),
+        DEV,
+        recipe(epochs=9, patience=1),
+        5,
+        tmp_path / "two",
+        Scripted(0, 1, 2, 2),
+        tmp_path / "t",
+    )
+    assert other.best_epoch == 2
+    assert same(weights(tmp_path / "out"), weights(tmp_path / "two"))
+
+
+@pytest.mark.parametrize(("keep", "best_epoch"), [("best", 1), ("best_or_start", 0)])
+def test_the_start_is_kept_only_when_asked_for(recipe, tmp_path, tiny_encoder, keep, best_epoch):
+    result = train_retriever(
+        TrainingData(PAIRS),
+        DEV,
+        recipe(keep=keep, epochs=2),
+        5,
+        tmp_path / "out",
+        Scripted(0.9, 0.8, 0.7),
+        tmp_path / "state",
+    )
+    assert result.best_epoch == best_epoch
+    start = load_encoder(tiny_encoder, TrainConfig()).encode_queries(QUERIES)
+    kept = load_encoder(tmp_path / "out").encode_queries(QUERIES)
+    assert np.array_equal(start, kept) == (best_epoch == 0)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert ("the untrained start" in card) == (best_epoch == 0)
+
+
+def test_without_dev_queries_the_last_epoch_is_kept(recipe, tmp_path):
+    result = train_retriever(
+        TrainingData(PAIRS),
+        DevSet((), (), {}),
+        recipe(),
+        5,
+        tmp_path / "out",
+        Scripted(),
+        tmp_path / "state",
+    )
+    assert (result.best_epoch, result.best_dev_score, result.start_dev_score) == (3, None, None)
+
+
+def test_small_sets_are_passed_several_times_in_an_epoch(recipe, tmp_path):
+    result = train_retriever(
+        TrainingData(PAIRS),
+        DEV,
+        recipe(epochs=2, min_steps_per_epoch=5),
+        5,
+        tmp_path / "out",
+        Scripted(0, 1, 2),
+        tmp_path / "state",
+    )
+    assert [record.steps for record in result.history] == [6, 6]
+    assert result.steps == 12
+
+
+def test_lone_pairs_are_counted_and_change_nothing(recipe, tmp_path):
+    pairs = [
+        Pair(QUERIES[0], DOCUMENTS[0]),
+        Pair(QUERIES[0], DOCUMENTS[1]),
+        Pair(QUERIES[0], DOCUMENTS[2]),
+        Pair(QUERIES[1], DOCUMENTS[3]),
+    ]
+    result = train_retriever(
+        TrainingData(pairs),
+        DEV,
+        recipe(epochs=2),
+        5,
+        tmp_path / "out",
+        Scripted(0, 1, 2),
+        tmp_path / "state",
+    )
+    assert [(record.steps, record.singletons) for record in result.history] == [(1, 2), (1, 2)]
+    assert (result.pairs, result.singletons) == (4, 4)
+
+
+def test_the_loss_is_the_in_batch_softmax_of_scaled_cosines(recipe, tmp_path, tiny_encoder):
+    """One batch, dropout off, against the formula on vectors of the start."""
+    config = json.loads((tiny_encoder / "config.json").read_text())
+    still = tmp_path / "still"
+    shutil.copytree(tiny_encoder, still)
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (still / "config.json").write_text(json.dumps(config))
+    encoder = load_encoder(still, TrainConfig())
+    queries = encoder.encode_queries(QUERIES).astype(np.float64)
+    documents = encoder.encode_documents(DOCUMENTS[: len(QUERIES)]).astype(np.float64)
+    scores = 20.0 * queries @ documents.T
+    expected = np.mean(np.log(np.exp(scores).sum(axis=1)) - np.diag(scores))
+    result = train_retriever(
+        TrainingData(PAIRS),
+        DEV,
+        recipe(start=str(still), batch_size=8, epochs=1),
+        5,
+        tmp_path / "out",
+        Scripted(0, 1),
+        tmp_path / "state",
+    )
+    assert result.history[0].loss == pytest.approx(expected, abs=1e-4)
+
+
+def test_learning_rate_warms_up_and_decays(recipe, tmp_path, monkeypatch):
+    rates = []
+    real = torch.optim.AdamW.step
+
+    def step(self, *arguments, **named):
+        rates.append(self.param_groups[0]["lr"])
+        return real(self, *arguments, **named)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    train_retriever(
+        TrainingData(PAIRS),
+        DEV,
+        recipe(epochs=5, warmup=0.2),
+        5,
+        tmp_path / "out",
+        Scripted(0, 1, 2, 3, 4, 5),
+        tmp_path / "state",
+    )
+    shares = (np.arange(10) + 0.5) / 10
+    expected = 1e-3 * np.where(shares < 0.2, shares / 0.2, (1 - shares) / 0.8)
+    np.testing.assert_allclose(rates, expected)
+
+
+def test_bfloat16_trains_and_keeps_float32_weights(recipe, tmp_path):
+    result = train_retriever(
+        TrainingData(PAIRS),
+        DEV,
+        recipe(dtype="bfloat16", epochs=20, batch_size=8),
+        5,
+        tmp_path / "out",
+        reciprocal_rank,
+        tmp_path / "state",
+    )
+    assert result.history[-1].loss < result.history[0].loss
+    assert {tensor.dtype for tensor in weights(tmp_path / "out").values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("shape", ["llama", "gpt2", "bert"])
+def test_a_language_model_is_a_start_too(recipe, tmp_path, tiny_models, shape):
+    result = train_retriever(
+        TrainingData(PAIRS),
+        DEV,
+        recipe(start=str(tiny_models[shape]), epochs=8, batch_size=8, min_steps_per_epoch=6),
+        5,
+        tmp_path / "out",
+        reciprocal_rank,
+        tmp_path / "state",
+    )
+    assert result.history[-1].loss < result.history[0].loss / 2
+
+
+def test_too_few_pairs_are_refused_before_anything_is_loaded(recipe, tmp_path):
+    for pairs in ([], PAIRS[:1]):
+        with pytest.raises(DataError, match="too few"):
+            train_retriever(
+                TrainingData(pairs),
+                DEV,
+                recipe(start="./none"),
+                5,
+                tmp_path / "o",
+                Scripted(),
+                tmp_path / "s",
+            )
+    same_query = [Pair(QUERIES[0], document) for document in DOCUMENTS]
+    with pytest.raises(DataError, match="No two of the 12 training pairs"):
+        train_retriever(
+            TrainingData(same_query),
+            DEV,
+            recipe(start="./none"),
+            5,
+            tmp_path / "o",
+            Scripted(),
+            tmp_path / "s",
+        )
+
+
+def test_a_diverged_run_says_so(recipe, tmp_path):
+    with pytest.raises(ModelError, match="diverged") as caught:
+        train_retriever(
+            TrainingData(PAIRS),
+            DEV,
+            recipe(learning_rate=1e30),
+            5,
+            tmp_path / "o",
+            Scripted(0, 0, 0, 0),
+            tmp_path / "s",
+        )
+    assert "train.learning_rate" in str(caught.value)
+
+
+def test_progress_hears_of_batches_and_epochs(recipe, tmp_path):
+    progress = RecordedProgress()
+    train_retriever(
+        TrainingData(PAIRS),
+        DEV,
+        recipe(epochs=2),
+        5,
+        tmp_path / "o",
+        Scripted(0.25, 0.5, 0.75),
+        tmp_path / "s",
+        progress,
+    )
+    assert progress.advanced == 4
+    assert progress.finished == 2
+    assert any("Epoch 2" in text and "dev 0.7500" in text for text in progress.messages)
+
+
+def test_the_random_state_of_the_caller_is_left_alone(recipe, tmp_path):
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    train_retriever(
+        TrainingData(PAIRS),
+        DEV,
+        recipe(epochs=1),
+        5,
+        tmp_path / "o",
+        Scripted(0, 1),
+        tmp_path / "s",
+    )
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_equal_texts_under_different_ids_are_never_each_others_negatives(recipe, tmp_path):
+    """Two ids, one text: the pair of the copy must not stand in the batch of the original."""
+    copy = Document("copy", DOCUMENTS[0].text, DOCUMENTS[0].title)
+    pairs = [
+        Pair(QUERIES[0], DOCUMENTS[0]),
+        Pair(Query("q99", "another question on bees"), copy),
+        Pair(QUERIES[1], DOCUMENTS[1]),
+        Pair(QUERIES[2], DOCUMENTS[2]),
+    ]
+    result = train_retriever(
+        TrainingData(pairs),
+        DEV,
+        recipe(epochs=1),
+        5,
+        tmp_path / "o",
+        Scripted(0, 1),
+        tmp_path / "s",
+    )
+    assert result.steps == 2
+
+
+NEGATIVES = [[DOCUMENTS[8 + number % 4]] for number in range(len(PAIRS))]
+SCORES = np.tile(np.array([4.0, 0.0], dtype=np.float32), (len(PAIRS), 1))
+
+
+class InBatch:
+    """Scores of all pairs' queries and documents, looked up."""
+
+    def __init__(self, scores):
+        self._scores = scores
+
+    def scores(self, numbers):
+        return self._scores[np.ix_(list(numbers), list(numbers))]
+
+
+def tas_b(tiny_encoder, **settings):
+    values = {"start": str(tiny_encoder), "batch_size": 4, "epochs": 2, "learning_rate": 1e-3}
+    return resolved_recipe(TrainConfig(**(values | settings)), "tas_b")
+
+
+@pytest.mark.parametrize("change", ["nothing", "negatives", "teacher", "in_batch", "candidates"])
+def test_negatives_teachers_and_candidates_are_part_of_a_runs_identity(
+    tiny_encoder, tmp_path, change
+):
+    config = tas_b(tiny_encoder)
+    own = np.eye(len(PAIRS), dtype=np.float32)
+    state = tmp_path / "state"
+    first = TrainingData(PAIRS, NEGATIVES, SCORES, InBatch(own))
+    train_retriever(first, DEV, config, 5, tmp_path / "one", Scripted(0, 0, 0), state)
+    negatives = [NEGATIVES[-1], *NEGATIVES[1:]] if change == "negatives" else NEGATIVES
+    other_own = own.copy()
+    # The last number of the last batch by which the teacher is asked.
+    other_own[7, 7] += change == "in_batch"
+    data = TrainingData(
+        PAIRS, negatives, SCORES * (2 if change == "teacher" else 1), InBatch(other_own)
+    )
+    candidates = {"q01": {"d01": 1.0}} if change == "candidates" else None
+    dev = DevSet(QUERIES, DOCUMENTS, QRELS, candidates=candidates)
+    scores = Scripted(0, 0, 0)
+    result = train_retriever(data, dev, config, 5, tmp_path / "two", scores, state)
+    assert result.resumed_after == (2 if change == "nothing" else 0)
+
+
+def test_a_killed_run_with_teachers_and_topics_ends_in_the_same_weights(tiny_encoder, tmp_path):
+    config = tas_b(tiny_encoder, topics=2, epochs=3)
+    data = TrainingData(PAIRS, NEGATIVES, SCORES, InBatch(np.eye(8, dtype=np.float32)))
+    train_retriever(data, DEV, config, 5, tmp_path / "whole", Scripted(0, 1, 2, 3), tmp_path / "a")
+    with pytest.raises(KeyboardInterrupt):
+        train_retriever(
+            data,
+            DEV,
+            config,
+            5,
+            tmp_path / "out",
+            Scripted(0, 1, KeyboardInterrupt()),
+            tmp_path / "b",
+        )
+    resumed = train_retriever(
+        data, DEV, config, 5, tmp_path / "out", Scripted(2, 3), tmp_path / "b"
+    )
+    assert resumed.resumed_after == 1
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
+
+
+def test_batches_bring_their_own_negatives_and_teacher_rows(tiny_encoder, tmp_path, monkeypatch):
+    seen = []
+    real = BiEncoderTrainable.loss
+
+    def loss(self, batch):
+        seen.append(batch)
+        return real(self, batch)
+
+    monkeypatch.setattr(BiEncoderTrainable, "loss", loss)
+    scores = np.arange(16, dtype=np.float32).reshape(8, 2)
+    in_batch = np.arange(64, dtype=np.float32).reshape(8, 8)
+    train_retriever(
+        TrainingData(PAIRS, NEGATIVES, scores, InBatch(in_batch)),
+        DevSet((), (), {}),
+        tas_b(tiny_encoder, epochs=1),
+        5,
+        tmp_path / "out",
+        Scripted(),
+        tmp_path / "state",
+    )
+    assert sorted(number for batch in seen for number in batch.numbers) == list(range(8))
+    for batch in seen:
+        for row, number in enumerate(batch.numbers):
+            assert batch.queries[row] == PAIRS[number].query.text
+            assert batch.positives[row] == PAIRS[number].document.full_text
+            assert batch.negatives[row] == (NEGATIVES[number][0].full_text,)
+            assert batch.teacher[row].tolist() == scores[number].tolist()
+            for column, other in enumerate(batch.numbers):
+                assert batch.in_batch[row, column] == in_batch[number, other]
+
+
+def test_data_that_a_row_cannot_learn_from_are_refused_before_anything_is_loaded(tmp_path):
+    def attempt(row, data):
+        config = resolved_recipe(TrainConfig(start="./none"), row)
+        train_retriever(data, DEV, config, 5, tmp_path / "o", Scripted(), tmp_path / "s")
+
+    with pytest.raises(DataError, match="bm25ce learns from hard negatives"):
+        attempt("bm25ce", TrainingData(PAIRS))
+    with pytest.raises(DataError, match="tas_b learns from hard negatives"):
+        attempt("tas_b", TrainingData(PAIRS, (), SCORES))
+    with pytest.raises(DataError, match="no teacher scores"):
+        attempt("tas_b", TrainingData(PAIRS, NEGATIVES))
+    with pytest.raises(DataError, match=r"shape \(8, 3\), not \(8, 2\)"):
+        attempt("tas_b", TrainingData(PAIRS, NEGATIVES, np.zeros((8, 3), dtype=np.float32)))
+    with pytest.raises(DataError, match="no numbers"):
+        attempt("tas_b", TrainingData(PAIRS, NEGATIVES, SCORES * np.nan))
+    with pytest.raises(DataError, match="d01 is a hard negative of query q01"):
+        attempt("dpr", TrainingData(PAIRS, [[DOCUMENTS[0]], *NEGATIVES[1:]]))
+    with pytest.raises(DataError, match="too few"):
+        attempt("bm25ce", TrainingData(()))
+
+
+def test_one_pair_with_negatives_is_enough_to_learn_from(tiny_encoder, tmp_path):
+    config = resolved_recipe(TrainConfig(start=str(tiny_encoder), batch_size=4, epochs=1), "dpr")
+    result = train_retriever(
+        TrainingData(PAIRS[:1], NEGATIVES[:1]),
+        DEV,
+        config,
+        5,
+        tmp_path / "o",
+        Scripted(0, 1),
+        tmp_path / "s",
+    )
+    assert (result.steps, result.singletons) == (1, 0)
+    assert result.history[0].loss > 0
