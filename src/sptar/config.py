@@ -26,10 +26,13 @@ __all__ = [
     "LanguageModelConfig",
     "PromptConfig",
     "RunConfig",
+    "SearchConfig",
     "SelectConfig",
     "SplitConfig",
     "TrainConfig",
     "TuneConfig",
+    "did_you_mean",
+    "dump_config",
     "load_config",
     "parse_config",
     "result_settings",
@@ -105,7 +108,7 @@ class DataConfig(Section):
         known = ("doc_id", "title", "text", "query_id", "query", "score")
         for key in value:
             if key not in known:
-                raise ValueError(f"unknown column '{key}'{_did_you_mean(key, known)}")
+                raise ValueError(f"unknown column '{key}'{did_you_mean(key, known)}")
         return value
 
     @model_validator(mode="after")
@@ -193,6 +196,36 @@ class LanguageModelConfig(Section):
         False, description="Run Python code that comes with the model. Only if you trust it."
     )
     device: str = runtime("auto", "`auto`, `cpu`, `cuda`, `cuda:1`, `mps`.")
+    backend: Literal["transformers", "vllm", "openai"] = added(
+        "transformers",
+        "Who writes the weak queries. `vllm`: a vLLM server, with the soft prompt (tuning and "
+        "selection stay here). `openai`: any server with that interface, with hard prompts only.",
+    )
+    interface: Literal["completions", "chat"] = added(
+        "completions", "How an `openai` server is asked; hosted services often know only `chat`."
+    )
+    export: str | None = runtime(
+        None,
+        "For `vllm`: the folder that `sptar export soft-prompt --as-vocabulary` wrote and the "
+        "server has loaded; without it prompt embeddings are sent.",
+    )
+    served_name: str | None = runtime(
+        None, "Name under which the server knows the model; by default `export` or `name`."
+    )
+    base_url: str | None = runtime(None, "Address of the server, up to `/v1`.")
+    api_key_variable: str = runtime(
+        "OPENAI_API_KEY", "Environment variable that holds the server's key, if it wants one."
+    )
+    concurrency: int = runtime(8, "Requests to the server under way at once.", ge=1)
+
+    @model_validator(mode="after")
+    def _one_engine(self) -> LanguageModelConfig:
+        if self.backend == "vllm" and self.interface == "chat":
+            raise ValueError(
+                "`backend: vllm` and `interface: chat` contradict each other: a soft prompt is no "
+                "message"
+            )
+        return self
 
 
 class PromptConfig(Section):
@@ -264,7 +297,25 @@ class SelectConfig(Section):
         "best",
         description="`worst` for the ablation; `first` takes the first sampled group unscored.",
     )
+    search: Literal["exhaustive", "halving"] = added(
+        "exhaustive",
+        "`exhaustive` scores every group on all pairs of S_eval. `halving` scores all groups on "
+        "a few pairs, the better half of them on twice as many, and so on: a fraction of the work, "
+        "and not always the same choice.",
+    )
+    halving_pairs: int = added(
+        16, "Pairs of S_eval in the first round; only for `search: halving`.", ge=1
+    )
     batch_size: int = runtime(16, "Pairs scored together.", ge=1)
+
+    @model_validator(mode="after")
+    def _worst_needs_all(self) -> SelectConfig:
+        if self.choice == "worst" and self.search == "halving":
+            raise ValueError(
+                "`choice: worst` and `search: halving` contradict each other: halving drops bad "
+                "groups early and does not find the worst; set `search: exhaustive`"
+            )
+        return self
 
 
 class AugmentConfig(Section):
@@ -342,18 +393,41 @@ class FilterConfig(Section):
 class TrainConfig(Section):
     """The dense retriever and its recipe."""
 
-    retriever: Literal["dpr"] = Field("dpr", description="Row of the table of retrievers.")
+    retriever: str = Field(
+        "dpr",
+        description="Row of the table of retrievers (`retrieval/specs.py`). What is not set here "
+        "takes the value of that row; the defaults named here are those of `dpr`.",
+    )
     start: str = Field(
         "google-bert/bert-base-uncased", description="Folder or hub name of the start encoder."
     )
+    query_start: str | None = Field(
+        None,
+        description="With separate towers: folder or hub name of the query encoder's start, where "
+        "it is another one.",
+    )
     revision: str | None = Field(None, description="Hub revision of the start encoder.")
     trust_remote_code: bool = Field(False, description="As for the LLM.")
-    pooling: Literal["mean", "cls"] = Field("mean", description="For a start that has none.")
+    towers: Literal["shared", "separate"] = added(
+        "shared", "One encoder for queries and documents, or one for each."
+    )
+    pooling: Literal["mean", "cls", "last"] = Field(
+        "mean", description="For a start that has none."
+    )
     max_tokens: int = Field(350, ge=8, description="Tokens of a document or query that are read.")
+    max_query_tokens: int | None = added(
+        None, "Tokens of a query that are read, where it is another number.", ge=4
+    )
     query_prompt: str = Field("", description="Text in front of every query.")
     document_prompt: str = Field("", description="Text in front of every document.")
-    scale: float = Field(20.0, gt=0, description="Factor on the cosine in the softmax.")
+    scale: float = Field(20.0, gt=0, description="Factor on the similarity in the softmax.")
     batch_size: int = Field(32, ge=2, description="Pairs in a batch: in-batch negatives.")
+    micro_batch_size: int | None = added(
+        None,
+        "Cached loss: embed so many texts at once and still take all pairs of the batch as "
+        "negatives; needs the memory of a small batch and about a third more time.",
+        ge=1,
+    )
     epochs: int = Field(20, ge=1, description="At most so many passes.")
     min_steps_per_epoch: int = Field(
         0,
@@ -371,10 +445,84 @@ class TrainConfig(Section):
         "best",
         description="`best_or_start` keeps the untrained start when no epoch beats it on dev.",
     )
+    negatives: Literal["none", "random", "bm25", "dense"] = added(
+        "none",
+        "Where each pair's hard negatives come from: drawn from the corpus, from BM25's ranking "
+        "or from the start encoder's. Documents known to answer the query are never taken.",
+    )
+    negatives_per_pair: int = added(1, "Hard negatives of each pair.", ge=1)
+    mine_depth: int = added(100, "Negatives are drawn from so many best documents.", ge=1)
+    mine_skip: int = added(0, "The best so many documents are left out: likely answers.", ge=0)
+    mine_margin: float = added(
+        0.05,
+        "A document is no negative when its score is above (1 - margin) times that of the "
+        "pair's own document: it may be an unlabelled answer.",
+        ge=0,
+        lt=1,
+    )
+    teacher: str = added(
+        "own",
+        "Cross-encoder whose margins the student learns (tas_b): `own` trains one on the same "
+        "pairs; a folder or hub name brings supervision from elsewhere.",
+    )
+    in_batch_teacher: str = added(
+        "own", "Late-interaction teacher of the other pairs of a batch; `none` for none."
+    )
+    in_batch_weight: float = added(0.75, "Weight of the in-batch teacher's loss.", ge=0)
+    topics: int | None = added(
+        None, "Clusters of queries; by default one for every two batches.", ge=1
+    )
+    margin_bins: int = added(10, "Bins of teacher margins that a batch draws from evenly.", ge=1)
+    token_dimension: int = added(128, "Length of a token vector in late interaction.", ge=1)
+    lora_rank: int = added(16, "Rank of the update of a bi-encoder trained by LoRA.", ge=1)
+    lora_alpha: float = added(32.0, "Scale of that update.", gt=0)
+    query_sparsity: float = added(
+        5e-5, "Weight of the FLOPS regulariser on query vectors (splade).", ge=0
+    )
+    document_sparsity: float = added(
+        3e-5, "Weight of the FLOPS regulariser on document vectors (splade).", ge=0
+    )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="For training.")
     device: str = runtime("auto", "As for the LLM.")
+    processes: int = runtime(1, "Training processes (one for each GPU), through torchrun.", ge=1)
     encode_batch_size: int = runtime(32, "Texts encoded together.", ge=1)
     encode_block_size: int = runtime(4096, "Documents in one block of vectors.", ge=1)
+
+    @model_validator(mode="after")
+    def _mining_fits(self) -> TrainConfig:
+        if self.mine_skip >= self.mine_depth:
+            raise ValueError(
+                f"`mine_skip` ({self.mine_skip}) and `mine_depth` ({self.mine_depth}) contradict "
+                "each other: nothing is left between them"
+            )
+        if self.query_start is not None and self.towers == "shared":
+            raise ValueError(
+                "`query_start` and `towers: shared` contradict each other: set `towers: separate`"
+            )
+        return self
+
+
+class SearchConfig(Section):
+    """How trained retrievers answer queries."""
+
+    rerank_depth: int = Field(
+        1000, ge=1, description="BM25's best so many documents are reranked (bm25ce, bm25dpr)."
+    )
+    late_candidates: Literal["all", "bm25"] = Field(
+        "all",
+        description="Late interaction compares a query with every document, or only with BM25's "
+        "best: for large corpora.",
+    )
+    late_candidate_depth: int = Field(1000, ge=1, description="How many of BM25's best.")
+    fusion: Literal["rrf", "score"] = Field(
+        "rrf",
+        description="How `A+B` joins two runs: by reciprocal ranks, or by scores brought to 0 … 1 "
+        "for each query.",
+    )
+    fusion_k: int = Field(60, ge=1, description="Constant of reciprocal rank fusion.")
+    fusion_weight: float = Field(
+        0.5, ge=0, le=1, description="Weight of the first run's score; the second has the rest."
+    )
 
 
 class EvaluateConfig(Section):
@@ -415,6 +563,16 @@ class RunConfig(Section):
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     filter: FilterConfig = Field(default_factory=FilterConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
+    retrievers: list[str] = Field(
+        default_factory=list,
+        description="Rows of the table of retrievers that each method trains, and fusions such as "
+        "`bm25+dpr`; by default the one of `train.retriever`.",
+    )
+    recipes: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Retriever → settings of `train` that differ for it.",
+    )
+    search: SearchConfig = Field(default_factory=SearchConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     equal_pairs: bool = Field(
         False,
@@ -427,12 +585,39 @@ class RunConfig(Section):
         "filter. A name that is no known method becomes a method of its own.",
     )
 
+    @field_validator("retrievers")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        for number, name in enumerate(value):
+            if name in value[:number]:
+                raise ValueError(f"'{name}' is named twice")
+            parts = name.split("+")
+            if len(parts) > 2 or not all(parts):
+                raise ValueError(f"'{name}' is neither a retriever nor a fusion `A+B` of two")
+            if len(parts) == 2 and parts[0] == parts[1]:
+                raise ValueError(f"'{name}' joins a retriever with itself")
+            if name == "bm25":
+                raise ValueError("'bm25' trains nothing: it is one of the `methods`")
+        return value
+
+    @field_validator("recipes")
+    @classmethod
+    def _known_settings(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        # The values themselves are checked against the retriever's row, with what it brings along.
+        known = [name for name in TrainConfig.model_fields if name != "retriever"]
+        for retriever, settings in value.items():
+            for key in settings:
+                if key not in known:
+                    near = did_you_mean(key, known)
+                    raise ValueError(f"unknown setting '{retriever}.{key}'{near}")
+        return value
+
     @model_validator(mode="after")
     def _fits(self) -> RunConfig:
         known = (*METHODS, *self.weak_queries)
         for method in self.methods:
             if method not in known:
-                raise ValueError(f"unknown method '{method}'{_did_you_mean(method, known)}")
+                raise ValueError(f"unknown method '{method}'{did_you_mean(method, known)}")
         if len(set(self.methods)) != len(self.methods):
             raise ValueError("a method is named twice in `methods`")
         for method in self.weak_queries:
@@ -447,6 +632,12 @@ class RunConfig(Section):
         ]
         if writers and self.llm is None:
             raise ValueError(f"method '{writers[0]}' writes weak queries and needs `llm`")
+        if self.llm is not None and self.llm.backend == "openai" and "sptar" in writers:
+            raise ValueError(
+                "method 'sptar' and `llm.backend: openai` contradict each other: a hosted model "
+                "takes no soft prompt; serve the model with vLLM (`backend: vllm`), or use "
+                "'inpars'"
+            )
         if self.prompt.examples != 1 and self.prompt.examples > 0 and self.select.groups == "all":
             raise ValueError(
                 "`select.groups: all` and `prompt.examples` above 1 contradict each other: give "
@@ -477,7 +668,19 @@ def result_settings(section: BaseModel, *, leave_out: Sequence[str] = ()) -> dic
     return kept
 
 
-def _did_you_mean(word: str, known: Sequence[str]) -> str:
+def dump_config(config: RunConfig) -> dict[str, Any]:
+    """All settings as plain JSON values; :func:`parse_config` makes the same config of them.
+
+    Of ``train`` only what was set is written: what was not set takes the value of the retriever's
+    row, which a default written out would hide.
+    """
+    values: dict[str, Any] = config.model_dump(mode="json")
+    values["train"] = config.train.model_dump(mode="json", exclude_unset=True)
+    return values
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """The end of a sentence about an unknown word: the nearest known one, else all of them."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{near[0]}'?"
@@ -510,7 +713,7 @@ def _explain(error: ValidationError, where: str) -> ConfigError:
         key = ".".join(str(part) for part in location) or "the config"
         if item["type"] == "extra_forbidden":
             known = _known_keys(location[:-1])
-            lines.append(f"unknown key '{key}'{_did_you_mean(str(location[-1]), known)}")
+            lines.append(f"unknown key '{key}'{did_you_mean(str(location[-1]), known)}")
         elif item["type"] == "missing":
             lines.append(f"'{key}' is missing")
         elif item["type"] == "value_error":
@@ -556,6 +759,11 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
     target[last] = value
 
 
+_TRAIN_PATHS = ("start", "query_start", "teacher", "in_batch_teacher")
+_TEACHER_WORDS = {"teacher": ("own",), "in_batch_teacher": ("own", "none")}
+"""What may stand there instead of a folder or hub name."""
+
+
 def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
     """Paths in a config file are relative to that file when such a file exists there."""
 
@@ -570,16 +778,21 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
         found = values.get(name)
         return found if isinstance(found, dict) else {}
 
+    def resolve_in(inside: dict[str, Any], keys: Sequence[str]) -> None:
+        for key in keys:
+            if key in inside and inside[key] not in _TEACHER_WORDS.get(key, ()):
+                inside[key] = resolve(inside[key])
+
     for name, keys in {
         "data": ("source", "corpus", "queries"),
         "llm": ("name",),
-        "train": ("start",),
+        "train": _TRAIN_PATHS,
         "tune": ("adapter",),
     }.items():
-        inside = section(name)
-        for key in keys:
-            if key in inside:
-                inside[key] = resolve(inside[key])
+        resolve_in(section(name), keys)
+    for recipe in section("recipes").values():
+        if isinstance(recipe, dict):
+            resolve_in(recipe, _TRAIN_PATHS)
     for files in (section("data").get("qrels"), values.get("weak_queries")):
         if isinstance(files, dict):
             for key in files:

@@ -1,31 +1,32 @@
 """The methods as graphs of steps: what would be made, and from what.
 
 Methods share every step whose causes are the same: ``inpars`` after ``sptar`` finds split, BM25
-index and comparison runs already made.
+index and comparison runs already made, and a further retriever finds the weak queries written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from sptar.config import FilterConfig, RunConfig
 from sptar.errors import ConfigError
-from sptar.identity import model_identity
 from sptar.steps.augment import AugmentStep
 from sptar.steps.base import Step
-from sptar.steps.bm25 import Bm25IndexStep, Bm25SearchStep
+from sptar.steps.bm25 import Bm25IndexStep
 from sptar.steps.collection import CollectionStep, source_identity
-from sptar.steps.encode import DenseSearchStep, EncodeStep
-from sptar.steps.evaluate import CompareStep, EvaluateStep
+from sptar.steps.evaluate import CompareStep, EvaluateStep, RunStep
 from sptar.steps.filter import FilterStep, RankStep
+from sptar.steps.fuse import FuseStep
 from sptar.steps.import_weak import ImportWeakStep
 from sptar.steps.pairs import PairsStep
+from sptar.steps.recipes import ModelIdentities, retrievers_of
+from sptar.steps.retriever_chain import RetrieverChain, TrainingSets, searches_untrained
 from sptar.steps.select import SelectStep
 from sptar.steps.split import SplitStep
 from sptar.steps.train import ChooseStep, TrainStep
 from sptar.steps.tune import TuneStep
+from sptar.steps.walk import everything_below, in_order, nearest
 from sptar.workspace import Workspace
 
 __all__ = ["STEP_ORDER", "MethodGraph", "RunGraph", "build_graph"]
@@ -41,41 +42,85 @@ STEP_ORDER = (
     "rank",
     "filter",
     "pairs",
+    "mine",
+    "teach",
     "train",
     "choose",
     "encode",
     "bm25_search",
-    "dense_search",
+    "search",
+    "rerank",
+    "fuse",
     "evaluate",
     "compare",
 )
-"""Every step's name, in the order in which a run takes them."""
+"""Every step's name, in the order in which a run takes them as far as their inputs allow: rank by
+rank rather than method by method, so that the language model is loaded once, does all its work, and
+is gone before the first retriever trains."""
 
 
 @dataclass(frozen=True)
 class MethodGraph:
-    """The steps of one method, from its weak queries to its scores."""
+    """The steps of one method with one retriever, from its weak queries to its scores.
+
+    ``name`` is ``sptar``, ``sptar@k=30`` with one of several cut-offs, and ``sptar/colbert`` in a
+    run with several retrievers. ``retriever`` is a row or a fusion, ``None`` for BM25 alone.
+    """
 
     name: str
+    method: str
+    retriever: str | None
     evaluate: EvaluateStep
-    tune: TuneStep | None = None
-    select: SelectStep | None = None
     weak: AugmentStep | ImportWeakStep | None = None
     filter: FilterStep | None = None
-    pairs: PairsStep | None = None
-    train: TrainStep | ChooseStep | None = None
-    encode: EncodeStep | None = None
 
-    def among(self, steps: Iterable[Step]) -> list[Step]:
-        """Those of ``steps`` that this method stands on."""
-        wanted = list(steps)
-        names = {step.name for step in wanted}
-        own = {
-            (step.name, step.fingerprint)
-            for step in _all_objects([self.evaluate])
-            if step.name in names
+    def own_steps(self) -> dict[str, Step]:
+        """Step by name: those on the way to the scores, not those of a teacher.
+
+        Where several steps of a name lie on the way, the one nearest to the scores is meant (of
+        the cut-offs that dev chooses among, any). Steps in which the parts of a fusion differ are
+        left out.
+        """
+        run = self.evaluate.search
+        own: dict[str, Step] = {self.evaluate.name: self.evaluate}
+        if not isinstance(run, FuseStep):
+            return own | nearest(run)
+        first, second = nearest(run.first), nearest(run.second)
+        differ = {name for name in first if second.get(name, first[name]) is not first[name]}
+        both = {**first, **second, run.name: run, **own}
+        return {name: step for name, step in both.items() if name not in differ}
+
+    def among(self, steps: Iterable[Step]) -> dict[str, Step]:
+        """Those of :meth:`own_steps` that are among ``steps``."""
+        wanted = {(step.name, step.fingerprint) for step in steps}
+        names = {name for name, _ in wanted}
+        return {
+            name: step
+            for name, step in self.own_steps().items()
+            if name in names and (name, step.fingerprint) in wanted
         }
-        return [step for step in wanted if (step.name, step.fingerprint) in own]
+
+    def steps(self, names: Iterable[str]) -> list[Step]:
+        """All steps of these names that the method stands on, those of teachers included."""
+        wanted = set(names)
+        return [step for step in everything_below([self.evaluate]) if step.name in wanted]
+
+    @property
+    def tune(self) -> TuneStep | None:
+        """The tuning that this method's weak queries come from, if there is one."""
+        return self.weak.tuned if isinstance(self.weak, AugmentStep) else None
+
+    @property
+    def select(self) -> SelectStep | None:
+        """The choice of the examples in the prompt, if the method has a prompt."""
+        return self.weak.examples if isinstance(self.weak, AugmentStep) else None
+
+    @property
+    def train(self) -> TrainStep | ChooseStep | None:
+        """The retriever that this method trains, if it is one."""
+        own = self.own_steps()
+        step = own.get("choose", own.get("train"))
+        return step if isinstance(step, TrainStep | ChooseStep) else None
 
 
 @dataclass(frozen=True)
@@ -88,6 +133,8 @@ class RunGraph:
     index: Bm25IndexStep
     methods: tuple[MethodGraph, ...]
     compare: CompareStep | None
+    left_out: dict[str, str]
+    """Name → why this run has no such method."""
 
     def method(self, name: str) -> MethodGraph:
         """The graph of a method.
@@ -112,33 +159,12 @@ class RunGraph:
     def steps(self, until: Iterable[str] | None = None) -> list[Step]:
         """Every step once, each after those it reads; with ``until``, only what these need."""
         if until is None:
-            return _ordered(self.ends())
+            return in_order(self.ends(), STEP_ORDER)
         # Fingerprints are asked of the wanted steps alone: whoever only wants to tune needs no
         # start encoder within reach.
         names = set(until)
-        return _ordered([step for step in _all_objects(self.ends()) if step.name in names])
-
-
-def _all_objects(ends: Iterable[Step]) -> list[Step]:
-    found: dict[int, Step] = {}
-    waiting = list(ends)
-    while waiting:
-        step = waiting.pop()
-        if id(step) not in found:
-            found[id(step)] = step
-            waiting.extend(step.inputs.values())
-    return list(found.values())
-
-
-def _ordered(ends: Iterable[Step]) -> list[Step]:
-    found: dict[tuple[str, str], Step] = {}
-    for end in ends:
-        for step in end.upstream():
-            found.setdefault((step.name, step.fingerprint), step)
-    # Rank by rank rather than method by method: the language model is loaded once, does all its
-    # work, and is gone before the first retriever trains. A step's inputs stand earlier in
-    # STEP_ORDER than itself, and sorting is stable.
-    return sorted(found.values(), key=lambda step: STEP_ORDER.index(step.name))
+        wanted = [step for step in everything_below(self.ends()) if step.name in names]
+        return in_order(wanted, STEP_ORDER)
 
 
 class _Builder:
@@ -150,22 +176,17 @@ class _Builder:
         self.collection = CollectionStep(config.data, source_identity(config.data, self.hashes))
         self.split = SplitStep(self.collection, config.split, config.split_seed)
         self.index = Bm25IndexStep(self.collection, config.filter)
-        self._llm: str | None = None
-        self._start: str | None = None
+        self.models = ModelIdentities(self.hashes)
+        self.chain = RetrieverChain(config, self.collection, self.split, self.index, self.models)
 
     @property
     def llm_identity(self) -> str:
-        if self._llm is None:
-            assert self.config.llm is not None
-            llm = self.config.llm
-            self._llm = model_identity(llm.name, llm.revision, self.hashes)
-        return self._llm
-
-    def start_identity(self) -> str:
-        if self._start is None:
-            train = self.config.train
-            self._start = model_identity(train.start, train.revision, self.hashes)
-        return self._start
+        assert self.config.llm is not None
+        llm = self.config.llm
+        if llm.backend == "openai":
+            # A hosted model has a name and nothing else that could be looked at.
+            return f"hosted:{llm.served_name or llm.name}"
+        return self.models.of(llm.name, llm.revision)
 
     def tune(self) -> TuneStep:
         config = self.config
@@ -202,15 +223,14 @@ class _Builder:
             config.seed,
         )
 
-    def weak(self, method: str) -> tuple[AugmentStep | ImportWeakStep, TuneStep | None]:
+    def weak(self, method: str) -> AugmentStep | ImportWeakStep:
         config = self.config
         if method in config.weak_queries:
             file = config.weak_queries[method]
-            step = ImportWeakStep(self.collection, self.split, file, self.hashes.content(file))
-            return step, None
+            return ImportWeakStep(self.collection, self.split, file, self.hashes.content(file))
         assert config.llm is not None
         tuned = self.tune() if method == "sptar" else None
-        augment = AugmentStep(
+        return AugmentStep(
             self.collection,
             self.split,
             tuned,
@@ -222,111 +242,125 @@ class _Builder:
             config.augment,
             config.seed,
         )
-        return augment, tuned
 
-    def filter(self, weak: AugmentStep | ImportWeakStep, settings: FilterConfig, k: int) -> Any:
+    def filter(self, weak: AugmentStep | ImportWeakStep, k: int) -> FilterStep:
+        settings = self.config.filter
         ranked = RankStep(self.collection, self.index, weak, settings)
         return FilterStep(self.collection, self.split, ranked, settings, k)
 
-    def train(self, pairs: PairsStep) -> TrainStep:
-        config = self.config
-        return TrainStep(
-            self.collection,
-            self.split,
-            self.index,
-            pairs,
-            config.train,
-            self.start_identity,
-            config.evaluate.measures[0],
-            config.evaluate.relevance_level,
-            config.seed,
-        )
+    def evaluated(self, run: RunStep) -> EvaluateStep:
+        return EvaluateStep(self.collection, self.split, run, self.config.evaluate)
 
-    def dense(self, trained: TrainStep | ChooseStep | None) -> tuple[EncodeStep, EvaluateStep]:
-        config = self.config
-        encode = EncodeStep(self.collection, trained, config.train, self.start_identity)
-        search = DenseSearchStep(self.collection, self.split, encode, config.evaluate.top_k)
-        return encode, EvaluateStep(self.collection, self.split, search, config.evaluate)
+
+@dataclass(frozen=True)
+class _Variant:
+    """A method as it is trained once: its name, its training sets (none for ``zero_shot``)."""
+
+    name: str
+    method: str
+    sets: TrainingSets | None
+    weak: AugmentStep | ImportWeakStep | None = None
+    filter: FilterStep | None = None
+
+
+def _variants(builder: _Builder) -> list[_Variant]:
+    """Every method of the config but BM25, for each cut-off that has a retriever of its own."""
+    config = builder.config
+    cutoffs = _cutoffs(config.filter)
+    plain = ("bm25", "zero_shot", "no_augmentation")
+    written = {
+        method: builder.weak(method)
+        for method in config.methods
+        if method in config.weak_queries or method not in plain
+    }
+    filters = {
+        method: {k: builder.filter(weak, k) for k in cutoffs} for method, weak in written.items()
+    }
+
+    def pairs_of(method: str, k: int) -> PairsStep:
+        others: tuple[FilterStep, ...] = ()
+        if config.equal_pairs and len(written) > 1:
+            others = tuple(filters[name][k] for name in written)
+        own = filters[method][k]
+        return PairsStep(builder.collection, builder.split, own, others, config.seed)
+
+    found: list[_Variant] = []
+    for method in config.methods:
+        if method == "bm25":
+            continue
+        if method == "zero_shot":
+            found.append(_Variant(method, method, None))
+        elif method == "no_augmentation":
+            labels = PairsStep(builder.collection, builder.split, None, (), config.seed)
+            found.append(_Variant(method, method, TrainingSets(((0, labels),))))
+        else:
+            sets = [(k, pairs_of(method, k)) for k in cutoffs]
+            if config.filter.k == "auto":
+                groups = [(method, TrainingSets(tuple(sets), choose=True))]
+            elif len(sets) > 1:
+                groups = [(f"{method}@k={k}", TrainingSets(((k, pairs),))) for k, pairs in sets]
+            else:
+                groups = [(method, TrainingSets(tuple(sets)))]
+            for name, group in groups:
+                k = group.sets[0][0]
+                found.append(_Variant(name, method, group, written[method], filters[method][k]))
+    return found
 
 
 def build_graph(config: RunConfig, workspace: Workspace) -> RunGraph:
     """The graph of a config: what would be made, and from what.
 
     Raises:
-        ConfigError, DataError, ModelError: a file, folder or model that the config names is not
-            there.
+        ConfigError, DataError, ModelError: a retriever, file, folder or model that the config names
+            is not there.
     """
+    retrievers = retrievers_of(config)
     builder = _Builder(config, workspace)
-    cutoffs = _cutoffs(config.filter)
-    augmenting = [
-        method
-        for method in config.methods
-        if method in config.weak_queries or method not in ("bm25", "zero_shot", "no_augmentation")
-    ]
-    filters: dict[str, dict[int, FilterStep]] = {}
-    written = {method: builder.weak(method) for method in augmenting}
-    for method, (weak, _) in written.items():
-        filters[method] = {k: builder.filter(weak, config.filter, k) for k in cutoffs}
-
-    def pairs_of(method: str, k: int) -> PairsStep:
-        others: tuple[FilterStep, ...] = ()
-        if config.equal_pairs and len(augmenting) > 1:
-            others = tuple(filters[name][k] for name in augmenting)
-        own = filters[method][k]
-        return PairsStep(builder.collection, builder.split, own, others, config.seed)
-
+    several = len(retrievers) > 1
     methods: list[MethodGraph] = []
-    for method in config.methods:
-        if method == "bm25":
-            search = Bm25SearchStep(
-                builder.collection, builder.split, builder.index, config.evaluate.top_k
-            )
-            scored = EvaluateStep(builder.collection, builder.split, search, config.evaluate)
-            methods.append(MethodGraph(method, scored))
-        elif method == "zero_shot":
-            encode, scored = builder.dense(None)
-            methods.append(MethodGraph(method, scored, encode=encode))
-        elif method == "no_augmentation":
-            pairs = PairsStep(builder.collection, builder.split, None, (), config.seed)
-            trained = builder.train(pairs)
-            encode, scored = builder.dense(trained)
-            methods.append(MethodGraph(method, scored, pairs=pairs, train=trained, encode=encode))
-        else:
-            weak, tuned = written[method]
-            select = weak.examples if isinstance(weak, AugmentStep) else None
-            trainings = {k: builder.train(pairs_of(method, k)) for k in cutoffs}
-            chosen: list[tuple[str, int, TrainStep | ChooseStep]]
-            if config.filter.k == "auto":
-                chosen = [(method, cutoffs[0], ChooseStep(tuple(trainings.items())))]
-            elif len(cutoffs) > 1:
-                chosen = [(f"{method}@k={k}", k, step) for k, step in trainings.items()]
-            else:
-                chosen = [(method, cutoffs[0], trainings[cutoffs[0]])]
-            for name, k, training in chosen:
-                encode, scored = builder.dense(training)
-                methods.append(
-                    MethodGraph(
-                        name,
-                        scored,
-                        tune=tuned,
-                        select=select,
-                        weak=weak,
-                        filter=filters[method][k],
-                        pairs=trainings[k].pairs,
-                        train=training,
-                        encode=encode,
-                    )
+    left_out: dict[str, str] = {}
+    if "bm25" in config.methods:
+        run = builder.chain.bm25(config.evaluate.top_k)
+        methods.append(MethodGraph("bm25", "bm25", None, builder.evaluated(run)))
+    variants = _variants(builder)
+    # Retriever by retriever, as a table shows them.
+    for retriever in retrievers:
+        for variant in variants:
+            name = f"{variant.name}/{retriever}" if several else variant.name
+            if variant.sets is None and not searches_untrained(retriever):
+                left_out[name] = f"{retriever} gives no sensible ranking before it is trained"
+                continue
+            methods.append(
+                MethodGraph(
+                    name,
+                    variant.method,
+                    retriever,
+                    builder.evaluated(builder.chain.run(retriever, variant.sets)),
+                    weak=variant.weak,
+                    filter=variant.filter,
                 )
+            )
+    if not methods:
+        raise ConfigError(
+            f"methods: nothing is left to run: {', '.join(left_out)} cannot be.",
+            hint="Add a method that trains, such as no_augmentation.",
+        )
     compare = None
     if len(methods) > 1:
         compare = CompareStep(
             tuple((graph.name, graph.evaluate) for graph in methods),
-            _target([graph.name for graph in methods]),
+            _target(methods, several),
             config.evaluate,
             config.seed,
         )
     return RunGraph(
-        config, builder.collection, builder.split, builder.index, tuple(methods), compare
+        config,
+        builder.collection,
+        builder.split,
+        builder.index,
+        tuple(methods),
+        compare,
+        left_out,
     )
 
 
@@ -336,9 +370,10 @@ def _cutoffs(settings: FilterConfig) -> list[int]:
     return sorted(settings.k) if isinstance(settings.k, list) else [settings.k]
 
 
-def _target(names: list[str]) -> str:
-    """The method that the verdict is about: SPTAR if it is there, else the last one."""
-    for name in names:
-        if name.partition("@")[0] == "sptar":
-            return name
-    return names[-1]
+def _target(methods: list[MethodGraph], several: bool) -> str:
+    """What the verdict is about: SPTAR if it is there, else the last method.
+
+    With several retrievers it is the same method with each of them.
+    """
+    chosen = next((graph for graph in methods if graph.method == "sptar"), methods[-1])
+    return chosen.name.partition("/")[0] if several else chosen.name

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import os
+import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sptar.config import RunConfig
+from sptar.config import RunConfig, dump_config
 from sptar.errors import WorkspaceError
 from sptar.graph import RunGraph, build_graph
 from sptar.io import atomic_write_text, read_json, write_json
@@ -38,8 +39,20 @@ class RunRecord:
     config: dict[str, Any]
     steps: list[StepRecord] = field(default_factory=list)
     methods: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Method → step → fingerprint, for every step that the method stands on."""
+    """Method → step → fingerprint, for every step of its own that the method stands on."""
     finished: bool = False
+    parts: dict[str, dict[str, str | None]] = field(default_factory=dict)
+    """Method → ``method`` and ``retriever``, which its name may join (``sptar/colbert``); empty in
+    records of runs that were made before there were several retrievers."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Method → why it was left out."""
+
+    def retriever(self, method: str) -> str | None:
+        """The row or fusion that a method uses; ``None`` for BM25 alone."""
+        if method in self.parts:
+            return self.parts[method]["retriever"]
+        # A record of the time when there was one row.
+        return None if method == "bm25" else "dpr"
 
     def artefact(self, workspace: Workspace, method: str, step: str) -> Artefact:
         """The artefact of a method's step.
@@ -73,21 +86,31 @@ def run(
     workspace = context.workspace
     graph = build_graph(config, workspace)
     folder = workspace.run_folder(config.name)
-    settings = json.loads(config.model_dump_json())
+    settings = dump_config(config)
     atomic_write_text(
         folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     )
     steps = graph.steps(until)
-    methods = {
-        method.name: {step.name: step.fingerprint for step in method.among(steps)}
-        for method in graph.methods
-    }
-    records: list[StepRecord] = []
+    record = RunRecord(
+        config.name,
+        settings,
+        methods={
+            graphed.name: {name: step.fingerprint for name, step in graphed.among(steps).items()}
+            for graphed in graph.methods
+        },
+        parts={
+            graphed.name: {"method": graphed.method, "retriever": graphed.retriever}
+            for graphed in graph.methods
+        },
+        left_out=dict(graph.left_out),
+    )
+    for name, reason in graph.left_out.items():
+        context.progress.message(f"{name} is left out: {reason}")
     for step, made in _walk(steps, context):
         seconds = made.artefact.manifest.seconds if made.reused else made.seconds
-        records.append(StepRecord(step.name, step.fingerprint, made.reused, round(seconds, 3)))
-        _save_record(folder, RunRecord(config.name, settings, records, methods))
-    record = RunRecord(config.name, settings, records, methods, finished=until is None)
+        record.steps.append(StepRecord(step.name, step.fingerprint, made.reused, round(seconds, 3)))
+        _save_record(folder, record)
+    record = replace(record, finished=until is None)
     _save_record(folder, record)
     if until is None:
         _link_models(graph, workspace, folder)
@@ -110,6 +133,8 @@ def _save_record(folder: Path, record: RunRecord) -> None:
             "finished": record.finished,
             "config": record.config,
             "methods": record.methods,
+            "parts": record.parts,
+            "left_out": record.left_out,
             "steps": [vars(step) for step in record.steps],
         },
     )
@@ -127,22 +152,33 @@ def load_record(workspace: Workspace, name: str) -> RunRecord:
         raise WorkspaceError(f"There is no run '{name}' in {workspace.root} (there: {known}).")
     value = read_json(path)
     steps = [StepRecord(**step) for step in value["steps"]]
-    return RunRecord(value["name"], value["config"], steps, value["methods"], value["finished"])
+    return RunRecord(
+        value["name"],
+        value["config"],
+        steps,
+        value["methods"],
+        value["finished"],
+        value.get("parts", {}),
+        value.get("left_out", {}),
+    )
 
 
 def _link_models(graph: RunGraph, workspace: Workspace, folder: Path) -> None:
     """Put a link to each trained retriever beside the report, for people."""
+    links = folder / "retrievers"
+    # `sptar` may have been a link before and be a folder with one for each retriever now.
+    shutil.rmtree(links, ignore_errors=True)
     for method in graph.methods:
-        if method.train is None:
+        trained = method.train
+        if trained is None:
             continue
-        found = workspace.find(method.train.name, method.train.fingerprint)
+        found = workspace.find(trained.name, trained.fingerprint)
         if found is None:
             continue
-        link = folder / "retrievers" / method.name
+        link = links / method.name
         link.parent.mkdir(parents=True, exist_ok=True)
-        target = Path("..", "..", "..", "artefacts", found.folder.name, "model")
+        target = Path(os.path.relpath(found.path("model"), link.parent))
         try:
-            link.unlink(missing_ok=True)
             link.symlink_to(target, target_is_directory=True)
         except OSError:  # a file system without links: the run's record names the folder
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,12 @@ class Probe:
 
 @dataclass(frozen=True)
 class Plan:
-    """All steps in order, and the probe if one was made."""
+    """All steps in order, the probe if one was made, and why methods are left out."""
 
     name: str
     steps: tuple[PlannedStep, ...]
     probe: Probe | None
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for machines."""
@@ -96,8 +97,10 @@ def plan(config: RunConfig, context: Context, *, probe: bool) -> Plan:
         for step in graph.steps(["augment"])
         if isinstance(step, AugmentStep) and _state(step, workspace) != "reuse"
     ]
-    measured = _probe(graph, missing, context) if probe and missing else None
-    return Plan(config.name, steps, measured)
+    # A server's model is not here to be tried.
+    here = config.llm is not None and config.llm.backend == "transformers"
+    measured = _probe(graph, missing, context) if probe and missing and here else None
+    return Plan(config.name, steps, measured, dict(graph.left_out))
 
 
 def _state(step: Step, workspace: Workspace) -> str:

@@ -93,11 +93,11 @@ class Generation:
     natural-log probabilities (at temperature 1) of the generated tokens, the stop token included
     when one was reached; ``tokens`` counts those tokens; ``stopped`` says whether a newline or end
     token was reached (else the budget of new tokens ran out); ``cut_tokens`` is how many document
-    tokens did not fit the document budget.
+    tokens did not fit the document budget. A server that does not tell leaves ``None``.
     """
 
     raw: str
-    log_probability: float
+    log_probability: float | None
     tokens: int
     stopped: bool
     cut_tokens: int = 0

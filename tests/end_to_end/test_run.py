@@ -112,7 +112,7 @@ def test_another_cutoff_writes_and_searches_nothing_again(
     config = make_config(filter={"k": [2, 100]}, methods=["bm25", "sptar"], name="sweep")
     planned = json_of(capsys, "plan", str(config), "--work", str(finished), "--no-probe")
     made = {step["name"] for step in planned["steps"] if step["state"] == "make"}
-    assert made == {"filter", "pairs", "train", "encode", "dense_search", "evaluate", "compare"}
+    assert made == {"filter", "pairs", "train", "encode", "search", "evaluate", "compare"}
     assert {method for step in planned["steps"] for method in step["methods"]} == {
         "bm25",
         "sptar@k=2",
@@ -206,7 +206,7 @@ def test_killed_anywhere_and_restarted_gives_the_same_bytes(
         ("augment", "weak_queries.jsonl"),
         ("filter", "decisions.jsonl"),
         ("train", "model/model.safetensors"),
-        ("dense_search", "run.trec.gz"),
+        ("search", "run.trec.gz"),
     ):
         assert (
             the_file(calm, step, name).read_bytes() == the_file(stormy, step, name).read_bytes()

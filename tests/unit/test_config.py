@@ -12,11 +12,13 @@ from sptar.config import (
     AugmentConfig,
     RunConfig,
     TuneConfig,
+    dump_config,
     load_config,
     parse_config,
     result_settings,
 )
 from sptar.errors import ConfigError
+from sptar.retrieval.specs import recipe
 
 MINIMAL = {"data": {"source": "x"}, "llm": {"name": "m"}}
 
@@ -131,3 +133,63 @@ def test_every_setting_has_a_description() -> None:
 def test_a_setting_that_came_later_counts_only_when_it_is_changed() -> None:
     assert "cleaning" not in result_settings(AugmentConfig())
     assert result_settings(AugmentConfig(cleaning="reference"))["cleaning"] == "reference"
+
+
+@pytest.mark.parametrize(
+    ("retrievers", "message"),
+    [
+        (["dpr", "dpr"], "'dpr' is named twice"),
+        (["bm25"], "'bm25' trains nothing: it is one of the `methods`"),
+        (["dpr+dpr"], "joins a retriever with itself"),
+        (["dpr+"], "neither a retriever nor a fusion"),
+        (["a+b+c"], "neither a retriever nor a fusion"),
+    ],
+)
+def test_retrievers_that_make_no_sense(retrievers: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config({**MINIMAL, "retrievers": retrievers})
+
+
+def test_unknown_settings_of_a_recipe_are_refused_with_the_nearest_one() -> None:
+    with pytest.raises(ConfigError, match=r"unknown setting 'dpr\.epoch'; did you mean 'epochs'"):
+        parse_config({**MINIMAL, "recipes": {"dpr": {"epoch": 3}}})
+    with pytest.raises(ConfigError, match=r"unknown setting 'dpr\.retriever'"):
+        parse_config({**MINIMAL, "recipes": {"dpr": {"retriever": "colbert"}}})
+
+
+def test_paths_of_models_in_train_and_recipes_are_looked_for_beside_the_config(
+    tmp_path: Path,
+) -> None:
+    for name in ("encoder", "own", "teacher"):
+        (tmp_path / name).mkdir()
+    path = write(
+        tmp_path,
+        "data: {source: x}\nllm: {name: m}\n"
+        "train: {start: encoder, teacher: own, in_batch_teacher: teacher}\n"
+        "recipes: {dragon: {query_start: encoder, start: org/encoder}}\n",
+    )
+    config = load_config(path, ["recipes.tas_b.teacher=teacher"])
+    assert config.train.start == str(tmp_path / "encoder")
+    # A word with a meaning stays that word, whatever lies beside the config.
+    assert config.train.teacher == "own"
+    assert config.train.in_batch_teacher == str(tmp_path / "teacher")
+    assert config.recipes["dragon"] == {
+        "query_start": str(tmp_path / "encoder"),
+        "start": "org/encoder",
+    }
+    assert config.recipes["tas_b"] == {"teacher": str(tmp_path / "teacher")}
+
+
+def test_what_was_not_set_survives_writing_and_reading(tmp_path: Path) -> None:
+    values = {**MINIMAL, "train": {"epochs": 3}, "retrievers": ["dragon", "colbert"]}
+    config = parse_config(values)
+    text = yaml.safe_dump(dump_config(config))
+    again = parse_config(yaml.safe_load(text))
+    assert again == config
+    assert again.train.model_fields_set == {"epochs"}
+    # A default written out would hide the row's own value.
+    assert recipe(again.train, "dragon").towers == "separate"
+    assert recipe(again.train, "dragon") == recipe(config.train, "dragon")
+    assert recipe(again.train, "colbert").epochs == 3
+    # Everything else is written out, for people who read it.
+    assert yaml.safe_load(text)["tune"]["virtual_tokens"] == 50

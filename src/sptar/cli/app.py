@@ -8,7 +8,20 @@ from collections.abc import Sequence
 
 import typer
 
-from sptar.cli import data, import_weak, plan, report, run, search, status, step_verbs
+from sptar.cli import (
+    compare,
+    data,
+    doctor,
+    export,
+    fuse,
+    import_weak,
+    plan,
+    report,
+    run,
+    search,
+    status,
+    step_verbs,
+)
 from sptar.errors import SptarError
 
 __all__ = ["application", "run_application"]
@@ -38,10 +51,14 @@ application.command("run")(run.run)
 application.command("plan")(plan.plan)
 application.command("status")(status.status)
 step_verbs.register(application)
+application.command("compare")(compare.compare)
+application.command("fuse")(fuse.fuse)
 application.command("import-weak")(import_weak.import_weak)
 application.command("report")(report.report)
 application.command("search")(search.search)
 application.add_typer(data.application, name="data")
+application.add_typer(export.application, name="export")
+application.add_typer(doctor.application, name="doctor")
 
 
 def _quiet_libraries() -> None:

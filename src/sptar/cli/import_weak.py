@@ -40,17 +40,17 @@ def import_weak(
 
     workspace = Workspace(work)
     context = Context(workspace, TerminalProgress())
-    graphs = [
-        graph
+    # Retrievers share their method's filter; each cut-off has one of its own.
+    filters = {
+        graph.filter.fingerprint: graph.filter
         for graph in build_graph(settings, workspace).methods
-        if graph.name.partition("@")[0] == method
-    ]
+        if graph.method == method and graph.filter is not None
+    }
     found = []
-    for graph in graphs:
-        assert graph.filter is not None
-        for step in graph.filter.upstream():
+    for last in filters.values():
+        for step in last.upstream():
             made = make(step, context)
-            if step is graph.filter or step.name == "import_weak":
+            if step is last or step.name == "import_weak":
                 found.append(made.artefact)
     if as_json:
         print_json(

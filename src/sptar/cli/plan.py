@@ -43,6 +43,8 @@ def plan(
         ["step", "state", "fingerprint", "methods"],
         [[step.name, step.state, step.fingerprint, ", ".join(step.methods)] for step in made.steps],
     )
+    for name, reason in made.left_out.items():
+        print(f"{name} is left out: {reason}.")
     found = made.probe
     if found is None:
         return

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from sptar.cli.options import WORK, Assignments, Config, EqualPairs, Json, Work, load
+from sptar.cli.options import (
+    WORK,
+    Assignments,
+    Config,
+    EqualPairs,
+    ExecutorName,
+    Json,
+    RayAddress,
+    Work,
+    Workers,
+    executor_of,
+    load,
+)
 
 __all__ = ["run"]
 
@@ -12,6 +24,9 @@ def run(
     assignments: Assignments = None,
     equal_pairs: EqualPairs = False,
     work: Work = WORK,
+    executor: ExecutorName = None,
+    workers: Workers = None,
+    ray_address: RayAddress = None,
     as_json: Json = False,
 ) -> None:
     """Make everything that a config asks for, reuse what is there, and write the report."""
@@ -26,7 +41,8 @@ def run(
     from sptar.workspace import Workspace
 
     workspace = Workspace(work)
-    _, record = run_pipeline(settings, Context(workspace, progress))
+    shared = executor_of(executor, workers, ray_address)
+    _, record = run_pipeline(settings, Context(workspace, progress, shared))
     written = write_report(workspace, record)
     if as_json:
         print_json(written.to_json())
@@ -37,9 +53,10 @@ def run(
     for sentence in written.verdict:
         print(sentence)
     print(f"Report: {written.page}")
-    dense = [name for name, steps in record.methods.items() if "encode" in steps]
-    if dense:
-        best = "sptar" if "sptar" in dense else dense[-1]
+    if any(record.retriever(name) is not None for name in record.methods):
+        from sptar.serve.answer import choose_method
+
         print(
-            f'Next: sptar search "your question" --run {record.name} --method {best} --work {work}'
+            f'Next: sptar search "your question" --run {record.name} '
+            f"--method {choose_method(record)} --work {work}"
         )

@@ -18,7 +18,10 @@ def search(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", help="Method of the run; by default sptar if it is there."),
+        typer.Option(
+            "--method",
+            help="Method of the run, such as sptar or sptar/colbert; by default sptar if there is.",
+        ),
     ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Documents to show.")] = 5,
     work: Work = WORK,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,11 +42,12 @@ def status(
                 name,
                 "finished" if record["finished"] else "not finished",
                 len(record["steps"]),
-                ", ".join(record["methods"]),
+                *_methods(record),
             ]
             for name, record in records.items()
         ]
-        print_table(f"Runs in {work}", ["run", "state", "steps made", "methods"], rows)
+        columns = ["run", "state", "steps made", "methods", "retrievers"]
+        print_table(f"Runs in {work}", columns, rows)
         return
     rows = [
         [
@@ -58,3 +59,13 @@ def status(
         for step in records[run]["steps"]
     ]
     print_table(f"Run '{run}'", ["step", "fingerprint", "state", "seconds"], rows)
+
+
+def _methods(record: dict[str, Any]) -> tuple[str, str]:
+    """Methods and retrievers of a run, each once."""
+    parts = record.get("parts")
+    if not parts:  # a record of the time when there was one retriever
+        return ", ".join(record["methods"]), "dpr"
+    methods = dict.fromkeys(name.partition("/")[0] for name in parts)
+    retrievers = dict.fromkeys(part["retriever"] for part in parts.values() if part["retriever"])
+    return ", ".join(methods), ", ".join(retrievers)

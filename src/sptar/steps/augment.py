@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sptar.blocks import Block, JsonlBlocks
 from sptar.config import AugmentConfig, LanguageModelConfig, PromptConfig, result_settings
+from sptar.executors.local import Worker
 from sptar.io import read_jsonl
 from sptar.steps.base import Context, Output, Step
 from sptar.steps.collection import CollectionStep
@@ -15,7 +16,14 @@ from sptar.steps.resources import open_collection, open_split
 from sptar.steps.select import SelectStep
 from sptar.steps.split import SplitStep
 from sptar.steps.tune import TuneStep, prompted_model
+from sptar.steps.workers import run_blocks
+from sptar.types import Generator, Pair
 from sptar.workspace import Artefact
+
+if TYPE_CHECKING:
+    from sptar.llm.loading import LanguageModel
+    from sptar.llm.soft_prompt import SoftPrompt
+    from sptar.llm.template import PromptTemplate
 
 __all__ = ["AugmentStep"]
 
@@ -39,7 +47,7 @@ class AugmentStep(Step):
     @property
     def settings(self) -> dict[str, Any]:
         """The model, the prompt's wording, decoding, and the seed."""
-        return {
+        settings = {
             "llm": self.llm_identity,
             "dtype": self.llm.dtype,
             "prompt": result_settings(self.prompt),
@@ -47,6 +55,10 @@ class AugmentStep(Step):
             "augment": result_settings(self.augment),
             "seed": self.seed,
         }
+        if self.llm.backend != "transformers":
+            # Another engine rounds and samples in its own way.
+            settings["engine"] = [self.llm.backend, self.llm.interface]
+        return settings
 
     @property
     def inputs(self) -> Mapping[str, Step]:
@@ -62,6 +74,18 @@ class AugmentStep(Step):
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Generate the missing blocks and join all of them."""
+        positions = open_split(inputs, context).augment
+        blocks = JsonlBlocks.open(
+            output.unfinished / "blocks",
+            items=len(positions),
+            block_size=self.augment.block_size,
+        )
+        run_blocks(self, blocks.missing(), output, inputs, context, "Writing weak queries", "docs")
+        blocks.join(output.path("weak_queries.jsonl"))
+        return self._summary(output, len(positions))
+
+    def worker(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Worker:
+        """Writes the weak queries of a block of documents."""
         from sptar.weak.augment import WeakQueryIds, augment_block, choose_prefix
 
         collection = open_collection(inputs, context)
@@ -71,43 +95,34 @@ class AugmentStep(Step):
             items=len(positions),
             block_size=self.augment.block_size,
         )
-        missing = blocks.missing()
-        progress = context.progress
-        if missing:
-            generator = self.generator(inputs, context)
-            new_ids = WeakQueryIds(choose_prefix(collection.queries))
-            progress.start("Writing weak queries", sum(b.stop - b.start for b in missing), "docs")
+        generator = self.generator(inputs, context)
+        new_ids = WeakQueryIds(choose_prefix(collection.queries))
 
-            def work(block: Block) -> None:
-                documents = [collection.corpus[int(p)] for p in positions[block.start : block.stop]]
-                rows = augment_block(documents, generator, self.augment, new_ids)
-                blocks.write(block, (asdict(row) for row in rows))
+        def work(block: Block) -> None:
+            documents = [collection.corpus[int(p)] for p in positions[block.start : block.stop]]
+            rows = augment_block(documents, generator, self.augment, new_ids)
+            blocks.write(block, (asdict(row) for row in rows))
 
-            context.executor.run(missing, work)
-            progress.finish()
-        blocks.join(output.path("weak_queries.jsonl"))
-        return self._summary(output, len(positions))
+        return work
 
-    def generator(self, inputs: Mapping[str, Artefact], context: Context) -> Any:
-        """The generator of this step: model, prompt and chosen examples."""
-        from sptar.llm.generation import PromptedGenerator
-        from sptar.llm.template import PromptTemplate
+    def generator(self, inputs: Mapping[str, Artefact], context: Context) -> Generator:
+        """The generator of this step: engine, prompt and chosen examples."""
         from sptar.weak.select import load_selection
 
         examples = load_selection(inputs["select"].path("selection.json")).examples
+        if self.llm.backend == "openai":
+            return self._hosted(examples)
         model, soft_prompt = prompted_model(self.llm, inputs.get("tune"), context)
-        template = PromptTemplate(
-            model,
-            self.prompt,
-            self.style,
-            virtual_tokens=0 if soft_prompt is None else soft_prompt.matrix.shape[0],
-            max_new_tokens=self.augment.max_new_tokens,
-        )
+        template = self.template(model, soft_prompt)
         context.progress.message(
             f"Documents are cut at {template.document_budget} tokens in the prompt"
             if template.document_budget is not None
             else f"Documents are cut at {self.prompt.max_document_words} words in the prompt"
         )
+        if self.llm.backend == "vllm":
+            return self._served(model, template, soft_prompt, examples)
+        from sptar.llm.generation import PromptedGenerator
+
         return PromptedGenerator(
             model,
             template,
@@ -116,6 +131,54 @@ class AugmentStep(Step):
             self.augment,
             seed=self.seed,
             progress=context.progress,
+        )
+
+    def template(self, model: LanguageModel, soft_prompt: SoftPrompt | None) -> PromptTemplate:
+        """The prompt's ids for this step's model."""
+        from sptar.llm.template import PromptTemplate
+
+        return PromptTemplate(
+            model,
+            self.prompt,
+            self.style,
+            virtual_tokens=0 if soft_prompt is None else soft_prompt.virtual_tokens,
+            max_new_tokens=self.augment.max_new_tokens,
+        )
+
+    def _hosted(self, examples: Sequence[Pair]) -> Generator:
+        from sptar.llm.remote import HardPromptGenerator, completions_client
+
+        return HardPromptGenerator(
+            completions_client(self.llm, self.llm.served_name or self.llm.name),
+            self.prompt,
+            self.style,
+            examples,
+            self.augment,
+            self.seed,
+            answer_only=self.llm.interface == "chat",
+        )
+
+    def _served(
+        self,
+        model: LanguageModel,
+        template: PromptTemplate,
+        soft_prompt: SoftPrompt | None,
+        examples: Sequence[Pair],
+    ) -> Generator:
+        from sptar.llm.remote import SoftPromptServerGenerator, completions_client
+
+        if soft_prompt is None:
+            # Without virtual tokens every prompt is text that any server can be given.
+            return self._hosted(examples)
+        return SoftPromptServerGenerator(
+            completions_client(self.llm, self.llm.served_name or self.llm.export or self.llm.name),
+            model,
+            template,
+            soft_prompt,
+            examples,
+            self.augment,
+            self.seed,
+            self.llm.export,
         )
 
     def _summary(self, output: Output, documents: int) -> dict[str, int]:

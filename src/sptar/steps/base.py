@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sptar.errors import WorkspaceError
-from sptar.executors.local import LocalExecutor
+from sptar.executors.local import Executor, LocalExecutor
 from sptar.progress import silent
 from sptar.types import Progress
 from sptar.workspace import PARTIAL, Artefact, Workspace, fingerprint
@@ -31,7 +31,7 @@ class Context:
 
     workspace: Workspace
     progress: Progress = silent
-    executor: LocalExecutor = field(default_factory=LocalExecutor)
+    executor: Executor = field(default_factory=LocalExecutor)
     loaded: dict[Any, Any] = field(default_factory=dict)
     """Models and collections that several steps of this process use."""
 

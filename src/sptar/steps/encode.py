@@ -1,53 +1,53 @@
-"""Steps ``encode`` and ``dense_search``: vectors of the corpus, and the run of a retriever."""
+"""Step ``encode``: the corpus as its retriever sees it, in blocks."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sptar.blocks import Block, JsonlBlocks
-from sptar.config import TrainConfig, result_settings
-from sptar.io import atomic_path, write_run
+from sptar.config import TrainConfig
+from sptar.executors.local import Worker
+from sptar.io import atomic_path, read_json, write_json
 from sptar.progress import silent
 from sptar.steps.base import Context, Output, Step
 from sptar.steps.collection import CollectionStep
-from sptar.steps.resources import (
-    open_collection,
-    open_split,
-    queries_of,
-    release_language_model,
-)
-from sptar.steps.split import SplitStep
+from sptar.steps.recipes import ModelIdentities, reading_settings, start_identities
+from sptar.steps.resources import open_collection, release_language_model
 from sptar.steps.train import ChooseStep, TrainStep
+from sptar.steps.workers import run_blocks
 from sptar.types import Progress
 from sptar.workspace import Artefact
 
 if TYPE_CHECKING:
-    from sptar.retrieval.encoding import Encoder
+    from sptar.retrieval.retriever import CorpusEncoder
 
-__all__ = ["DenseSearchStep", "EncodeStep", "encoder_of", "vector_files"]
+__all__ = ["EncodeStep", "encoder_of", "vector_files"]
 
 
 _SLICE = 512
 """Documents sorted by length and encoded together; the bar moves after each slice."""
+_FOLDER = "vectors"
+_FACTS = "facts.json"
+"""What the summary says of the encoder: whoever joins the blocks has not loaded it."""
 
 
 def encoder_of(
-    train: TrainConfig, trained: Artefact | None, progress: Progress = silent
-) -> Encoder:
+    recipe: TrainConfig, trained: Artefact | None, progress: Progress = silent
+) -> CorpusEncoder:
     """A trained retriever, or the start encoder as it is (``zero_shot``)."""
-    from sptar.retrieval.encoding import load_encoder
+    from sptar.retrieval.loading import load_corpus_encoder
 
-    name = train.start if trained is None else str(trained.path("model"))
-    return load_encoder(name, train, progress=progress)
+    name = None if trained is None else trained.path("model")
+    return load_corpus_encoder(name, recipe, progress=progress)
 
 
 def vector_files(encoded: Artefact) -> list[Path]:
-    """The blocks of vectors of an ``encode`` artefact, in order."""
-    return sorted(encoded.path("vectors").glob("block-*.npy"))
+    """The blocks of an ``encode`` artefact, in order."""
+    return sorted(encoded.path(_FOLDER).glob("block-*"))
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,15 @@ class EncodeStep(Step):
     name: ClassVar[str] = "encode"
     collection: CollectionStep
     trained: TrainStep | ChooseStep | None
-    train: TrainConfig
-    start_identity: Callable[[], str]
+    recipe: TrainConfig
+    models: ModelIdentities
 
     @property
     def settings(self) -> dict[str, Any]:
         """The start encoder and how text is fed to it; the trained one is an input."""
         if self.trained is not None:
             return {}
-        kept = ("retriever", "pooling", "max_tokens", "query_prompt", "document_prompt")
-        settings = result_settings(self.train)
-        return {"start": self.start_identity(), **{name: settings[name] for name in kept}}
+        return {**start_identities(self.recipe, self.models), **reading_settings(self.recipe)}
 
     @property
     def inputs(self) -> Mapping[str, Step]:
@@ -79,79 +77,37 @@ class EncodeStep(Step):
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Encode the missing blocks."""
-        import numpy as np
-
         release_language_model(context)
+        documents = len(open_collection(inputs, context).corpus)
+        folder = output.unfinished / _FOLDER
+        plan = JsonlBlocks.open(folder, items=documents, block_size=self.recipe.encode_block_size)
+        missing = [block for block in plan.all() if not any(folder.glob(f"{_name(block)}.*"))]
+        run_blocks(self, missing, output, inputs, context, "Encoding documents", "docs")
+        facts = read_json(folder / _FACTS)
+        for name in (_FACTS, "blocks.json"):
+            (folder / name).unlink()
+        shutil.move(folder, output.path(_FOLDER))
+        return {"documents": documents, **facts, "retriever": self.recipe.retriever}
+
+    def worker(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Worker:
+        """Encodes the documents of a block."""
         corpus = open_collection(inputs, context).corpus
-        folder = output.unfinished / "vectors"
-        plan = JsonlBlocks.open(folder, items=len(corpus), block_size=self.train.encode_block_size)
+        encoder = encoder_of(self.recipe, inputs.get("train"), context.progress)
+        folder = output.unfinished / _FOLDER
+        write_json(folder / _FACTS, {"dimensions": encoder.dimension})
 
-        def path(block: Block) -> Path:
-            return folder / f"block-{block.number:06d}.npy"
+        def work(block: Block) -> None:
+            parts = []
+            for start in range(block.start, block.stop, _SLICE):
+                stop = min(start + _SLICE, block.stop)
+                documents = [corpus[position] for position in range(start, stop)]
+                parts.append(encoder.encode_block(documents))
+                context.progress.advance(len(documents))
+            with atomic_path(folder / f"{_name(block)}{encoder.block_suffix}") as temporary:
+                encoder.save_block(temporary, encoder.join_blocks(parts))
 
-        missing = [block for block in plan.all() if not path(block).exists()]
-        if missing:
-            encoder = encoder_of(self.train, inputs.get("train"), context.progress)
-            context.progress.start(
-                "Encoding documents", sum(b.stop - b.start for b in missing), "docs"
-            )
-
-            def work(block: Block) -> None:
-                parts = []
-                for start in range(block.start, block.stop, _SLICE):
-                    stop = min(start + _SLICE, block.stop)
-                    documents = [corpus[position] for position in range(start, stop)]
-                    parts.append(encoder.encode_documents(documents))
-                    context.progress.advance(len(documents))
-                vectors = np.concatenate(parts)
-                with atomic_path(path(block)) as temporary:
-                    np.save(temporary, vectors)
-
-            context.executor.run(missing, work)
-            context.progress.finish()
-        shutil.move(folder, output.path("vectors"))
-        (output.path("vectors") / "blocks.json").unlink()
-        first = min(output.path("vectors").glob("*.npy"))
-        dimensions = int(np.load(first, mmap_mode="r").shape[1])
-        return {"documents": len(corpus), "dimensions": dimensions}
+        return work
 
 
-@dataclass(frozen=True)
-class DenseSearchStep(Step):
-    """Answers the test queries with a dense retriever, exactly."""
-
-    name: ClassVar[str] = "dense_search"
-    collection: CollectionStep
-    split: SplitStep
-    vectors: EncodeStep
-    top_k: int
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Depth of the run."""
-        return {"top_k": self.top_k}
-
-    @property
-    def inputs(self) -> Mapping[str, Step]:
-        """Collection, split, vectors, and the retriever for the queries."""
-        inputs: dict[str, Step] = {
-            "collection": self.collection,
-            "split": self.split,
-            "encode": self.vectors,
-        }
-        if self.vectors.trained is not None:
-            inputs["train"] = self.vectors.trained
-        return inputs
-
-    def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
-        """Search and write the TREC run."""
-        from sptar.retrieval.index import DenseIndex
-
-        collection = open_collection(inputs, context)
-        queries = queries_of(collection, open_split(inputs, context).test)
-        encoder = encoder_of(self.vectors.train, inputs.get("train"))
-        vectors = encoder.encode_queries(queries)
-        index = DenseIndex(vector_files(inputs["encode"]), collection.corpus)
-        run = index.search(vectors, queries, self.top_k)
-        write_run(output.path("run.trec.gz"), run, self.vectors.train.retriever)
-        return {"queries": len(queries)}
+def _name(block: Block) -> str:
+    return f"block-{block.number:06d}"

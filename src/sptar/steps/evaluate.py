@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from sptar.config import EvaluateConfig
 from sptar.io import read_run
 from sptar.steps.base import Context, Output, Step
 from sptar.steps.bm25 import Bm25SearchStep
 from sptar.steps.collection import CollectionStep
-from sptar.steps.encode import DenseSearchStep
+from sptar.steps.fuse import FuseStep
+from sptar.steps.rerank import RerankStep
 from sptar.steps.resources import open_collection, open_split
+from sptar.steps.search import SearchStep
 from sptar.steps.split import SplitStep
 from sptar.workspace import Artefact
 
-__all__ = ["CompareStep", "EvaluateStep"]
+__all__ = ["CompareStep", "EvaluateStep", "RunStep"]
+
+RunStep: TypeAlias = Bm25SearchStep | SearchStep | RerankStep | FuseStep
+"""A step that answers the test queries with a TREC run."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class EvaluateStep(Step):
     name: ClassVar[str] = "evaluate"
     collection: CollectionStep
     split: SplitStep
-    search: Bm25SearchStep | DenseSearchStep
+    search: RunStep
     evaluate: EvaluateConfig
 
     @property
@@ -58,7 +63,7 @@ class EvaluateStep(Step):
 
 @dataclass(frozen=True)
 class CompareStep(Step):
-    """Tests one method against every other one over all measures, as one family."""
+    """Tests the target method against every other one, retriever by retriever, as one family."""
 
     name: ClassVar[str] = "compare"
     scores: tuple[tuple[str, EvaluateStep], ...]
@@ -85,14 +90,14 @@ class CompareStep(Step):
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Compare and save."""
         from sptar.evaluation.evaluate import Scores
+        from sptar.evaluation.family import compare_systems
         from sptar.evaluation.measures import Measure
-        from sptar.evaluation.significance import compare
 
         systems = {
             method: Scores.load(inputs[f"scores_{method}"].path("scores.json"))
             for method, _ in self.scores
         }
-        comparison = compare(
+        comparison = compare_systems(
             systems,
             self.target,
             [Measure.parse(name) for name in self.evaluate.measures],

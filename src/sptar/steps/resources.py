@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from sptar.config import LanguageModelConfig
 from sptar.data.collection import Collection
 from sptar.data.splits import Split
+from sptar.io import read_jsonl
 from sptar.steps.base import Context
-from sptar.types import Pair, Query
+from sptar.types import Document, Pair, Query
 from sptar.workspace import Artefact
 
 if TYPE_CHECKING:
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bm25_index",
+    "count_pairs",
     "labelled_pairs",
     "language_model",
+    "mined_documents",
     "open_collection",
     "open_split",
     "queries_of",
     "release_language_model",
+    "training_pairs",
 ]
 
 
@@ -57,6 +61,36 @@ def labelled_pairs(collection: Collection, query_ids: Sequence[str]) -> list[Pai
     from sptar.data.splits import pairs
 
     return pairs(collection, query_ids)
+
+
+def training_pairs(inputs: Mapping[str, Artefact], context: Context) -> list[Pair]:
+    """The training set that a step reads, in the order of its file."""
+    corpus = open_collection(inputs, context).corpus
+    return [
+        Pair(Query(row["query_id"], row["text"]), corpus.get(row["doc_id"]))
+        for _, row in read_jsonl(inputs["pairs"].path("pairs.jsonl"))
+    ]
+
+
+def count_pairs(inputs: Mapping[str, Artefact]) -> int:
+    """Size of the training set that a step reads."""
+    summary = inputs["pairs"].manifest.summary
+    return int(summary["labels"]) + int(summary["weak"])
+
+
+def mined_documents(inputs: Mapping[str, Artefact], context: Context) -> list[tuple[Document, ...]]:
+    """The hard negatives of each training pair; none at all when none were mined."""
+    if "mine" not in inputs:
+        return []
+    corpus = open_collection(inputs, context).corpus
+    known: dict[str, Document] = {}
+    found = []
+    for _, row in read_jsonl(inputs["mine"].path("negatives.jsonl")):
+        for doc_id in row["negatives"]:
+            if doc_id not in known:
+                known[doc_id] = corpus.get(doc_id)
+        found.append(tuple(known[doc_id] for doc_id in row["negatives"]))
+    return found
 
 
 def bm25_index(inputs: Mapping[str, Artefact], context: Context) -> Bm25Index:

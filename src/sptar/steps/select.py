@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from sptar.config import LanguageModelConfig, PromptConfig, SelectConfig, result_settings
-from sptar.io import read_jsonl, write_jsonl
+from sptar.io import read_json, write_json
 from sptar.steps.base import Context, Output, Step
 from sptar.steps.collection import CollectionStep
 from sptar.steps.resources import labelled_pairs, open_collection, open_split
@@ -69,7 +70,7 @@ class SelectStep(Step):
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Score, choose and save every candidate, best first."""
-        from sptar.weak.select import SelectionRow, save_selection, select_examples
+        from sptar.weak.select import GroupLosses, save_selection, select_examples
 
         collection = open_collection(inputs, context)
         split = open_split(inputs, context)
@@ -89,12 +90,16 @@ class SelectStep(Step):
                 max_new_tokens=self.max_new_tokens,
             )
             scorer = PromptedScorer(model, template, soft_prompt, self.select.batch_size)
-        partial = output.unfinished / "losses.jsonl"
-        scored = [row for _, row in read_jsonl(partial)] if partial.exists() else []
+        partial = output.unfinished / "query_losses"
+        partial.mkdir(exist_ok=True)
+        scored = [
+            GroupLosses(tuple(row["pair_indices"]), row["first"], tuple(row["losses"]))
+            for row in map(read_json, sorted(partial.glob("[0-9]*.json")))
+        ]
+        number = itertools.count(len(scored))
 
-        def keep(row: SelectionRow) -> None:
-            scored.append({"group": list(row.pair_indices), "loss": row.loss})
-            write_jsonl(partial, scored)
+        def keep(found: GroupLosses) -> None:
+            write_json(partial / f"{next(number):08}.json", asdict(found))
 
         selection = select_examples(
             scorer,
@@ -104,13 +109,15 @@ class SelectStep(Step):
             self.prompt.examples,
             self.seed,
             progress=context.progress,
-            done={tuple(row["group"]): row["loss"] for row in scored},
+            done=scored,
             on_scored=keep,
         )
         save_selection(output.path("selection.json"), selection)
         return {
             "candidates": len(selection.groups),
             "best_loss": selection.best.loss,
-            "worst_loss": selection.worst.loss,
+            "worst_loss": selection.worst.loss if selection.exhaustive else None,
             "chosen_loss": selection.chosen.loss,
+            "search": self.select.search,
+            "query_losses": sum(row.pairs or 0 for row in selection.groups),
         }

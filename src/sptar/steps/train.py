@@ -1,44 +1,60 @@
-"""Steps ``train`` and ``choose``: the dense retriever, and the cut-off that dev prefers."""
+"""Steps ``train`` and ``choose``: the retriever, and the cut-off that dev prefers."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from sptar.config import TrainConfig, result_settings
-from sptar.io import read_jsonl, write_json
+from sptar.config import TrainConfig
+from sptar.io import write_json
+from sptar.retrieval.specs import retriever_spec
 from sptar.steps.base import Context, Output, Step
 from sptar.steps.bm25 import Bm25IndexStep
 from sptar.steps.collection import CollectionStep
 from sptar.steps.pairs import PairsStep
+from sptar.steps.recipes import ModelIdentities, start_identities, training_settings
 from sptar.steps.resources import (
     bm25_index,
+    mined_documents,
     open_collection,
     open_split,
     queries_of,
     release_language_model,
+    training_pairs,
 )
 from sptar.steps.split import SplitStep
-from sptar.types import Pair, Qrels, Query, Run
+from sptar.steps.train_job import TrainingJob
+from sptar.steps.train_worker import train
+from sptar.types import Query, Run
 from sptar.workspace import Artefact
 
+if TYPE_CHECKING:
+    from sptar.retrieval.reduced_corpus import DevSet
+    from sptar.retrieval.training import TrainingData
+    from sptar.steps.mine import MineStep
+    from sptar.steps.teach import TeachStep
+
 __all__ = ["ChooseStep", "TrainStep"]
+
+_DEV_CANDIDATES = 100
+"""Documents that a reranker orders for each dev query, every epoch."""
 
 
 @dataclass(frozen=True)
 class TrainStep(Step):
-    """Trains the retriever; the checkpoint is chosen on the dev role, never on test."""
+    """Trains a retriever; the checkpoint is chosen on the dev role, never on test."""
 
     name: ClassVar[str] = "train"
     collection: CollectionStep
     split: SplitStep
     index: Bm25IndexStep
     pairs: PairsStep
-    train: TrainConfig
-    start_identity: Callable[[], str]
-    """Asked only when the fingerprint is needed: a hub model may be out of reach before that."""
+    mined: MineStep | None
+    taught: TeachStep | None
+    recipe: TrainConfig
+    models: ModelIdentities
     measure: str
     relevance_level: int
     seed: int
@@ -47,8 +63,8 @@ class TrainStep(Step):
     def settings(self) -> dict[str, Any]:
         """The start encoder, the recipe, the measure of the checkpoint choice, and the seed."""
         return {
-            "start": self.start_identity(),
-            "train": result_settings(self.train, leave_out=["start", "revision"]),
+            **start_identities(self.recipe, self.models),
+            "train": training_settings(self.recipe),
             "measure": self.measure,
             "relevance_level": self.relevance_level,
             "seed": self.seed,
@@ -56,63 +72,41 @@ class TrainStep(Step):
 
     @property
     def inputs(self) -> Mapping[str, Step]:
-        """Collection, split, BM25 index (for the dev corpus) and training pairs."""
-        return {
+        """Collection, split, BM25 index (for the dev corpus), pairs, hard negatives, teachers."""
+        inputs: dict[str, Step] = {
             "collection": self.collection,
             "split": self.split,
             "bm25_index": self.index,
             "pairs": self.pairs,
         }
+        if self.mined is not None:
+            inputs["mine"] = self.mined
+        if self.taught is not None:
+            inputs["teach"] = self.taught
+        return inputs
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Train and keep the checkpoint that is best on dev."""
-        from sptar.evaluation.evaluate import evaluate
-        from sptar.evaluation.measures import Measure
-        from sptar.retrieval.biencoder import train_biencoder
-        from sptar.retrieval.reduced_corpus import reduced_dev_set
-
         release_language_model(context)
-        collection = open_collection(inputs, context)
-        split = open_split(inputs, context)
-        index = bm25_index(inputs, context)
-        pairs = [
-            Pair(Query(row["query_id"], row["text"]), collection.corpus.get(row["doc_id"]))
-            for _, row in read_jsonl(inputs["pairs"].path("pairs.jsonl"))
-        ]
-
-        def bm25_hits(query: Query, count: int) -> list[str]:
-            found = index.search([query], count).get(query.query_id, {})
-            return sorted(found, key=lambda doc_id: (-found[doc_id], doc_id))
-
-        dev = reduced_dev_set(
-            queries_of(collection, split.dev),
-            collection.judgements(split.dev),
-            collection.corpus,
-            self.train.dev_negatives,
-            bm25_hits,
-            self.seed,
-        )
-        measure = Measure.parse(self.measure)
-
-        def dev_score(run: Run, judged: Qrels) -> float:
-            scores = evaluate(run, judged, [measure], relevance_level=self.relevance_level)
-            return scores.mean(measure)
-
-        result = train_biencoder(
-            pairs,
+        data = self.data(inputs, context)
+        dev = self.dev_set(inputs, context)
+        job = TrainingJob(
+            data,
             dev,
-            self.train,
-            seed=self.seed,
-            output=output.path("model"),
-            dev_score=dev_score,
-            checkpoint_folder=output.unfinished / "checkpoints",
-            progress=context.progress,
-            dev_measure=self.measure,
+            self.recipe,
+            self.seed,
+            self.measure,
+            self.relevance_level,
+            output.path("model"),
+            output.unfinished / "checkpoints",
         )
+        result = train(job, output.unfinished / "job", context.progress)
         history = [asdict(record) for record in result.history]
         write_json(output.path("history.json"), history)
         return {
-            "pairs": len(pairs),
+            "retriever": self.recipe.retriever,
+            "pairs": len(data.pairs),
+            "negatives_per_pair": len(data.negatives[0]) if data.negatives else 0,
             "dev_queries": len(dev.queries),
             "dev_documents": len(dev.documents),
             "start_dev_score": result.start_dev_score,
@@ -124,6 +118,51 @@ class TrainStep(Step):
             "singletons": result.singletons,
             "peak_memory_bytes": result.peak_memory_bytes,
         }
+
+    def data(self, inputs: Mapping[str, Artefact], context: Context) -> TrainingData:
+        """The pairs with their hard negatives and what the teachers say about them."""
+        from sptar.retrieval.training import TrainingData
+
+        data = TrainingData(training_pairs(inputs, context), mined_documents(inputs, context))
+        if self.taught is None:
+            return data
+        scores, in_batch = self.taught.supervision(inputs["teach"])
+        return replace(data, teacher_scores=scores, in_batch_teacher=in_batch)
+
+    def dev_set(self, inputs: Mapping[str, Artefact], context: Context) -> DevSet:
+        """The dev queries and the small corpus on which the checkpoint is chosen."""
+        from sptar.retrieval.reduced_corpus import reduced_dev_set
+
+        collection = open_collection(inputs, context)
+        split = open_split(inputs, context)
+        index = bm25_index(inputs, context)
+
+        def bm25_hits(query: Query, count: int) -> list[str]:
+            found = index.search([query], count).get(query.query_id, {})
+            return sorted(found, key=lambda doc_id: (-found[doc_id], doc_id))
+
+        dev = reduced_dev_set(
+            queries_of(collection, split.dev),
+            collection.judgements(split.dev),
+            collection.corpus,
+            self.recipe.dev_negatives,
+            bm25_hits,
+            self.seed,
+        )
+        if not retriever_spec(self.recipe).is_reranker:
+            return dev
+        places = [collection.corpus.position(document.doc_id) for document in dev.documents]
+        candidates: Run = {}
+        for query in dev.queries:
+            scores = index.scores(query.text)[places]
+            found = [
+                (-float(score), document.doc_id)
+                for document, score in zip(dev.documents, scores, strict=True)
+                if score > 0 and document.doc_id != query.query_id
+            ]
+            best = sorted(found)[:_DEV_CANDIDATES]
+            candidates[query.query_id] = {doc_id: -negated for negated, doc_id in best}
+        return replace(dev, candidates=candidates)
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,19 @@ def test_a_wrong_setting_and_a_missing_model(
     assert "There is no model folder '/no/model'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", ["mine", "train", "encode", "evaluate"])
+def test_an_unknown_retriever_is_refused_before_anything_is_read(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(f"data: {{source: {TOY}}}\nmethods: [bm25, no_augmentation]\n")
+    work = str(tmp_path / "work")
+    arguments = [verb, str(config), "--retriever", "dpr", "--retriever", "colbrt", "--work", work]
+    assert run_application(arguments) == 2
+    assert "there is no retriever 'colbrt'; did you mean 'colbert'?" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
 def test_debug_shows_the_traceback_wherever_it_stands() -> None:
     for arguments in (["--debug", "run", "no.yaml"], ["run", "no.yaml", "--debug"]):
         with pytest.raises(Exception, match="no config file"):

@@ -1,0 +1,155 @@
+"""Step ``teach``: what the teachers say about the training pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from sptar.blocks import Block, JsonlBlocks
+from sptar.config import TrainConfig
+from sptar.executors.local import Worker
+from sptar.steps.base import Context, Output, Step
+from sptar.steps.collection import CollectionStep
+from sptar.steps.mine import MineStep
+from sptar.steps.pairs import PairsStep
+from sptar.steps.recipes import ModelIdentities, reading_settings
+from sptar.steps.resources import (
+    count_pairs,
+    mined_documents,
+    release_language_model,
+    training_pairs,
+)
+from sptar.steps.train import TrainStep
+from sptar.steps.workers import run_blocks
+from sptar.workspace import Artefact
+
+if TYPE_CHECKING:
+    from sptar.retrieval.retriever import InBatchTeacher
+
+__all__ = ["TeachStep"]
+
+_BLOCK = 512
+"""Pairs in one block: what a killed run loses at most."""
+_SCORES = "scores.npy"
+_LATE = "in_batch"
+
+
+@dataclass(frozen=True)
+class TeachStep(Step):
+    """Scores of a cross-encoder, and token vectors of a late-interaction model.
+
+    ``cross`` and ``late`` are teachers of the run's own; without them the ones that the student's
+    recipe names are taken. ``late_recipe`` is ``None`` for no in-batch teacher at all.
+    """
+
+    name: ClassVar[str] = "teach"
+    collection: CollectionStep
+    pairs: PairsStep
+    mined: MineStep
+    cross: TrainStep | None
+    cross_recipe: TrainConfig
+    late: TrainStep | None
+    late_recipe: TrainConfig | None
+    student: TrainConfig
+    models: ModelIdentities
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Teachers from elsewhere and how they read; the run's own are inputs."""
+        settings: dict[str, Any] = {"in_batch": self.late_recipe is not None}
+        if self.cross is None:
+            settings["cross"] = self._foreign(self.student.teacher, self.cross_recipe)
+        if self.late_recipe is not None and self.late is None:
+            settings["late"] = self._foreign(self.student.in_batch_teacher, self.late_recipe)
+        return settings
+
+    def _foreign(self, name: str, recipe: TrainConfig) -> list[Any]:
+        return [self.models.of(name), reading_settings(recipe)]
+
+    @property
+    def inputs(self) -> Mapping[str, Step]:
+        """Collection, pairs, negatives, and the teachers that this run trains."""
+        inputs: dict[str, Step] = {
+            "collection": self.collection,
+            "pairs": self.pairs,
+            "mine": self.mined,
+        }
+        if self.cross is not None:
+            inputs["cross"] = self.cross
+        if self.late is not None:
+            inputs["late"] = self.late
+        return inputs
+
+    def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
+        """Score the pairs block by block, then encode their texts for the in-batch teacher."""
+        from sptar.retrieval.teachers import save_pair_scores
+
+        release_language_model(context)
+        pairs = count_pairs(inputs)
+        folder = output.unfinished / "scores"
+        plan = JsonlBlocks.open(folder, items=pairs, block_size=_BLOCK)
+        missing = [block for block in plan.all() if not _path(folder, block).exists()]
+        run_blocks(self, missing, output, inputs, context, "Asking the cross-encoder", "pairs")
+        parts = [np.load(_path(folder, block), allow_pickle=False) for block in plan.all()]
+        save_pair_scores(output.path(_SCORES), np.concatenate(parts))
+        if self.late_recipe is not None:
+            self._late(output, inputs, context)
+        return {"pairs": pairs, "in_batch": self.late_recipe is not None}
+
+    def worker(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Worker:
+        """Scores a block of pairs and their negatives with the cross-encoder."""
+        from sptar.retrieval.crossencoder import load_cross_encoder
+        from sptar.retrieval.teachers import pair_scores, save_pair_scores
+
+        pairs = training_pairs(inputs, context)
+        negatives = mined_documents(inputs, context)
+        name, recipe = _teacher("cross", inputs, self.student.teacher, self.cross_recipe)
+        cross = load_cross_encoder(name, recipe, progress=context.progress)
+        folder = output.unfinished / "scores"
+
+        def work(block: Block) -> None:
+            part = slice(block.start, block.stop)
+            scores = pair_scores(cross.scores, pairs[part], negatives[part])
+            save_pair_scores(_path(folder, block), scores)
+            context.progress.advance(block.stop - block.start)
+
+        return work
+
+    def _late(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> None:
+        from sptar.retrieval.late import load_late_encoder
+        from sptar.retrieval.teachers import LateTeacher
+
+        assert self.late_recipe is not None
+        name, recipe = _teacher("late", inputs, self.student.in_batch_teacher, self.late_recipe)
+        encoder = load_late_encoder(name, recipe, progress=context.progress)
+        LateTeacher.build(
+            encoder, training_pairs(inputs, context), output.path(_LATE), context.progress
+        )
+
+    def supervision(self, made: Artefact) -> tuple[npt.NDArray[np.float32], InBatchTeacher | None]:
+        """The scores ``[pairs, 1 + n]`` and the in-batch teacher that lie in the artefact."""
+        from sptar.retrieval.teachers import LateTeacher, load_pair_scores
+
+        pairs = int(made.manifest.summary["pairs"])
+        scores = load_pair_scores(made.path(_SCORES), pairs, self.student.negatives_per_pair)
+        late = None if self.late_recipe is None else LateTeacher.load(made.path(_LATE))
+        return scores, late
+
+
+def _path(folder: Path, block: Block) -> Path:
+    return folder / f"block-{block.number:06d}.npy"
+
+
+def _teacher(
+    role: str, inputs: Mapping[str, Artefact], named: str, recipe: TrainConfig
+) -> tuple[Path | str, TrainConfig]:
+    """The folder of the run's own teacher, or the one that was named, and how it reads."""
+    if role in inputs:
+        return inputs[role].path("model"), recipe
+    # The recipe's revision is that of its own start.
+    return named, recipe.model_copy(update={"revision": None})

@@ -1,0 +1,102 @@
+"""Who does a training job: this process alone, or several together.
+
+The step starts them (``train.processes``), each as ``python -m sptar.steps.train_worker FOLDER``; or
+a person has started the whole command with torchrun, on one machine or several, and all but the
+first process wait here until there is something to train.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sptar.errors import SptarError
+from sptar.executors.torchrun import launch, launched_from_outside, reporting
+from sptar.progress import silent
+from sptar.steps.train_job import TrainingJob, read_result, write_result
+from sptar.types import Progress
+
+if TYPE_CHECKING:
+    from sptar.retrieval.training import TrainingResult
+
+__all__ = ["train", "with_others"]
+
+
+def train(job: TrainingJob, folder: Path, progress: Progress = silent) -> TrainingResult:
+    """Do a job with as many processes as its recipe wants, or as torchrun has started.
+
+    Args:
+        job: what to train.
+        folder: for the job's files; all processes must see it.
+        progress: of the first process.
+
+    Raises:
+        ConfigError: there are not so many devices.
+        SptarError: what a process raised; all have ended then.
+    """
+    count = job.recipe.processes
+    if launched_from_outside():
+        from sptar.retrieval.parallel import told_by_first
+
+        job.write(folder)
+        told_by_first(lambda: str(folder.resolve()))
+        return job.run(progress)
+    if count == 1:
+        return job.run(progress)
+    from sptar.retrieval.parallel import training_device
+
+    training_device(job.recipe.device, count)
+    job.write(folder)
+    progress.message(f"Starting {count} training processes.")
+    launch(__name__, [str(folder.resolve())], count, folder / "processes", progress)
+    return read_result(folder)
+
+
+def with_others(command: Callable[[], int]) -> int:
+    """Do a command in the first of the processes that torchrun has started.
+
+    The others train with it whenever it trains, and end with it.
+
+    Returns:
+        0; another exit code of the command ends this process, and torchrun the others.
+    """
+    import torch
+
+    from sptar.retrieval.parallel import together, told_by_first
+
+    with together("cuda" if torch.cuda.is_available() else "cpu") as here:
+        if here.is_first:
+            code = command()
+            if code:
+                # The others hear of it from torchrun, which ends them.
+                raise SystemExit(code)
+            told_by_first(lambda: None)
+            return 0
+        while (folder := told_by_first(lambda: None)) is not None:
+            try:
+                TrainingJob.read(Path(folder)).run()
+            except SptarError as error:
+                sys.stderr.write(f"Error in process {here.rank}: {error}\n")
+                raise SystemExit(2) from None
+    return 0
+
+
+def main() -> None:
+    """Do the jobs in the folders that the command line names."""
+    with reporting() as progress:
+        from sptar.retrieval.parallel import together, training_device
+
+        folders = [Path(name) for name in sys.argv[1:]]
+        jobs = [TrainingJob.read(folder) for folder in folders]
+        recipe = jobs[0].recipe
+        with together(training_device(recipe.device, recipe.processes)) as here:
+            for folder, job in zip(folders, jobs, strict=True):
+                result = job.run(progress)
+                if here.is_first:
+                    write_result(folder, result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Walks over steps and what they stand on."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+
+from sptar.steps.base import Step
+
+__all__ = ["everything_below", "in_order", "nearest"]
+
+_Key = tuple[str, str]
+
+
+def everything_below(ends: Iterable[Step]) -> list[Step]:
+    """These steps and all that they stand on. No fingerprint is asked, so twins may be there."""
+    found: dict[int, Step] = {}
+    waiting = list(ends)
+    while waiting:
+        step = waiting.pop()
+        if id(step) not in found:
+            found[id(step)] = step
+            waiting.extend(step.inputs.values())
+    return list(found.values())
+
+
+def nearest(end: Step) -> dict[str, Step]:
+    """For each name the step that is the fewest inputs away."""
+    found: dict[str, Step] = {}
+    level = [end]
+    while level:
+        below: dict[int, Step] = {}
+        for step in level:
+            found.setdefault(step.name, step)
+            below.update((id(other), other) for other in step.inputs.values())
+        level = list(below.values())
+    return found
+
+
+def in_order(ends: Iterable[Step], ranks: Sequence[str]) -> list[Step]:
+    """Every step once and after its inputs; of those that could be next, the first in ``ranks``."""
+    found: dict[_Key, Step] = {}
+    for end in ends:
+        for step in end.upstream():
+            found.setdefault((step.name, step.fingerprint), step)
+    numbers = {key: number for number, key in enumerate(found)}
+    missing: dict[_Key, int] = {}
+    needed_by: dict[_Key, list[_Key]] = {key: [] for key in found}
+    ready: list[tuple[int, int, _Key]] = []
+
+    def now_ready(key: _Key) -> None:
+        heapq.heappush(ready, (ranks.index(key[0]), numbers[key], key))
+
+    for key, step in found.items():
+        inputs = {(below.name, below.fingerprint) for below in step.inputs.values()}
+        missing[key] = len(inputs)
+        for below in inputs:
+            needed_by[below].append(key)
+        if not inputs:
+            now_ready(key)
+    ordered = []
+    while ready:
+        key = heapq.heappop(ready)[2]
+        ordered.append(found[key])
+        for above in needed_by[key]:
+            missing[above] -= 1
+            if not missing[above]:
+                now_ready(above)
+    return ordered
