@@ -6,6 +6,7 @@ writes them, and ``soft_prompt.json`` with what the prompt was made from. Nothin
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +53,11 @@ class SoftPrompt:
     def hidden_size(self) -> int:
         """Width of each virtual token."""
         return int(self.matrix.shape[1])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the matrix: equal only for the same prompt."""
+        return hashlib.sha256(self.matrix.contiguous().numpy().tobytes()).hexdigest()
 
     def check_fits(self, language_model: LanguageModel) -> None:
         """Raise :class:`~sptar.errors.ModelError` unless the width is the model's."""
