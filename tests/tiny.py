@@ -6,6 +6,7 @@ that different documents lead to different greedy answers. They know nothing; th
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,27 @@ def _byte_level_tokenizer(vocabulary: int, *, begin: str | None, end: str) -> An
     )
 
 
+def _word_pieces(words: list[str], count: int) -> list[str]:
+    """All letters, whole words, and of their beginnings and endings those that spare most letters.
+
+    The library's own trainer breaks ties differently from run to run.
+    """
+    letters = sorted({letter for word in words for letter in word})
+    inner = sorted({letter for word in words for letter in word[1:]})
+    spared: Counter[str] = Counter()
+    for word in words:
+        spared[word] += 1000
+        for place in range(1, len(word)):
+            spared[word[: place + 1]] += place
+            spared[f"##{word[place:]}"] += len(word) - place - 1
+    single = [*letters, *(f"##{letter}" for letter in inner)]
+    rest = sorted(
+        (piece for piece in spared if piece not in single),
+        key=lambda piece: (-spared[piece], piece),
+    )
+    return [*single, *rest][:count]
+
+
 def _word_piece_tokenizer(vocabulary: int, *, newline: bool) -> Any:
     from tokenizers import (
         AddedToken,
@@ -134,19 +156,24 @@ def _word_piece_tokenizer(vocabulary: int, *, newline: bool) -> Any:
         normalizers,
         pre_tokenizers,
         processors,
-        trainers,
     )
     from transformers import BertTokenizer
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    words = [
+        word
+        for text in _TRAINING_TEXT
+        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
+    ]
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocabulary - int(newline), special_tokens=special, show_progress=False
-    )
-    tokenizer.train_from_iterator(_TRAINING_TEXT, trainer)
+    pieces = [*special, *_word_pieces(words, vocabulary - int(newline) - len(special))]
+    known = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(known, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    tokenizer.add_special_tokens(special)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",

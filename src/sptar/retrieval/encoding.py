@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,15 +35,21 @@ _PROMPT_NAMES: dict[Role, tuple[str, ...]] = {
 }
 """Names under which sentence-transformers models keep their prompts, the first is ours."""
 
+_TOKENS_AT_ONCE = 1024
+"""Of a batch on a processor: what lies between two layers stays in its cache then."""
+_PACKED_FROM = 512
+"""For fewer tokens the weights are read faster than they would be laid out."""
+
 
 class Encoder:
     """A sentence-transformers model together with what a retriever demands of it.
 
     Vectors are float32; they have length 1 when the retriever compares by cosine. A vector depends
     on its text alone: the batch changes it by rounding only (about 1e-7 of its length). Texts are
-    sorted by length for the batches and come back in the order given; what exceeds the token bound
-    is cut; an empty text has a vector too. The model can have one encoder for both roles or one
-    for each. An encoder is a :class:`sptar.retrieval.retriever.CorpusEncoder`.
+    sorted by length for the batches, on a processor with a bound on the tokens of a batch, and come
+    back in the order given; what exceeds the token bound is cut; an empty text has a vector too.
+    The model can have one encoder for both roles or one for each. An encoder is a
+    :class:`sptar.retrieval.retriever.CorpusEncoder`.
     """
 
     block_suffix = ".npy"
@@ -55,10 +62,12 @@ class Encoder:
         query_prompt: str = "",
         document_prompt: str = "",
         batch_size: int = 32,
+        dtype: Literal["float32", "bfloat16"] = "float32",
         progress: Progress = silent,
     ) -> None:
         self.model = model
         self.spec = spec
+        self._dtype = dtype
         self._batch_size = batch_size
         self._progress = progress
         # A prompt of ours wins over the model's; without one the model keeps its own.
@@ -183,9 +192,42 @@ class Encoder:
         """Vectors [n, d] of texts in the order given."""
         import torch
 
+        from sptar.retrieval.packed_products import packed_layers
+
+        vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         if not texts:
-            return np.zeros((0, self.dimension), dtype=np.float32)
+            return vectors
         readable = [self.readable(text, role) for text in texts]
+        bound = self.max_query_tokens if role == "query" else self.max_tokens
+        lengths = _estimated_tokens(readable, bound)
+        dtype: torch.dtype = getattr(torch, self._dtype)
+        with contextlib.ExitStack() as stack:
+            if self._dtype != "float32":
+                stack.enter_context(torch.autocast(self.model.device.type, dtype))
+            if lengths.sum() >= _PACKED_FROM:
+                stack.enter_context(packed_layers(self.model, dtype))
+            for batch in self._batches(lengths, role):
+                vectors[batch] = self._encode([readable[place] for place in batch], role)
+        return vectors
+
+    def _batches(self, lengths: npt.NDArray[np.int64], role: Role) -> list[npt.NDArray[np.int64]]:
+        """Places of texts that are handed to the model together, the longest first."""
+        from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+        order = np.argsort(-lengths, kind="stable")
+        if self.model.device.type != "cpu" or isinstance(self._reader(role), StaticEmbedding):
+            return [order]
+        batches = []
+        start = 0
+        while start < len(order):
+            rows = max(1, _TOKENS_AT_ONCE // int(lengths[order[start]]))
+            batches.append(order[start : start + min(rows, self._batch_size)])
+            start += len(batches[-1])
+        return batches
+
+    def _encode(self, readable: list[str], role: Role) -> Vectors:
+        import torch
+
         while True:
             try:
                 vectors = self.model.encode(
@@ -196,7 +238,7 @@ class Encoder:
                     normalize_embeddings=self.spec.normalise,
                     show_progress_bar=False,
                 )
-                return np.ascontiguousarray(vectors, dtype=np.float32)
+                return np.asarray(vectors, dtype=np.float32)
             except torch.OutOfMemoryError:
                 if self._batch_size == 1:
                     raise ModelError(
@@ -208,6 +250,13 @@ class Encoder:
                 self._progress.message(
                     f"Out of memory: encoding goes on with {self._batch_size} texts at once."
                 )
+
+
+def _estimated_tokens(texts: Sequence[str], bound: int | None) -> npt.NDArray[np.int64]:
+    """About how many tokens a model reads of each text; it decides on batches only."""
+    # Four bytes for a token, in most tokenizers and languages, and two special tokens.
+    lengths = np.array([len(text.encode("utf-8", "replace")) // 4 + 2 for text in texts])
+    return lengths if bound is None else np.minimum(lengths, bound)
 
 
 def _token_bound(reader: Any) -> int | None:
@@ -265,5 +314,6 @@ def load_encoder(
         query_prompt=recipe.query_prompt,
         document_prompt=recipe.document_prompt,
         batch_size=recipe.encode_batch_size,
+        dtype=recipe.encode_dtype,
         progress=progress,
     )

@@ -8,6 +8,7 @@ are compared and cut off together, since a loop over them would take longer than
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -140,7 +141,10 @@ class _Asked:
 
     def _margins(self, longest: float) -> npt.NDArray[np.float64]:
         # Bound on the error of a float32 dot product of d terms, with room to spare.
-        return 2.0 * (self._vectors.shape[1] + 2) * 2.0**-24 * longest * self._lengths
+        margins: npt.NDArray[np.float64] = self._lengths * (
+            2.0 * (self._vectors.shape[1] + 2) * 2.0**-24 * longest
+        )
+        return margins
 
     def compare(self, first: int, block: Vectors, longest: float) -> None:
         """Take in a block whose first row is document ``first``, its longest vector so long."""
@@ -210,13 +214,16 @@ def _products(vectors: Vectors, margins: npt.NDArray[np.float64]) -> Callable[[V
 
     if not can_pack():
         return plain
-    matrix = PackedMatrix(torch.from_numpy(vectors))
+
+    def tensor(values: Vectors) -> torch.Tensor:
+        # torch warns of arrays that it must not write to, though nobody does.
+        return torch.from_numpy(values if values.flags.writeable else values.copy())
+
+    matrix = PackedMatrix(tensor(vectors))
 
     def packed(rows: Vectors) -> Vectors:
         with torch.inference_mode():
-            # torch warns of arrays that it must not write to, though nobody does.
-            usable = rows if rows.flags.writeable else rows.copy()
-            found: Vectors = matrix(torch.from_numpy(usable)).numpy()
+            found: Vectors = matrix(tensor(rows)).numpy()
         return found
 
     # Settings of torch can round a product to fewer digits than the margins allow.
@@ -330,7 +337,7 @@ def _longest(block: Vectors) -> float:
     largest = float(np.einsum("ij,ij->i", block, block).max())
     # Squares of numbers that float32 holds can be too large, or too small, for it.
     if 1e-30 < largest < np.inf:
-        return largest**0.5
+        return math.sqrt(largest)
     if not np.isfinite(block).all():
         raise ModelError(
             "Document vectors hold values that are no numbers.",

@@ -16,9 +16,7 @@ __all__ = ["PackedMatrix", "can_pack", "packed_layers"]
 
 def can_pack(dtype: torch.dtype = torch.float32) -> bool:
     """Whether oneDNN multiplies in this number format here."""
-    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
-        return False
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not (torch.backends.mkldnn.enabled and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return False
     if dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -234,6 +234,7 @@ def add_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
 def _add(gradients: Sequence[torch.Tensor]) -> None:
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     dist.all_reduce(flat)
-    parts = flat.split([gradient.numel() for gradient in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
+    first = 0
+    for gradient in gradients:
+        gradient.copy_(flat[first : first + gradient.numel()].view_as(gradient))
+        first += gradient.numel()

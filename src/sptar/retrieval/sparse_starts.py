@@ -33,6 +33,13 @@ from sptar.types import Progress
 
 __all__ = ["load_sparse_model"]
 
+_SEQUENCES = 16
+_SEQUENCE_TOKENS = 16
+_SAMPLED_WORDS = 8192
+_TEXT_TOKENS = 60
+_TEXT_WORDS = 300
+"""Words that a text of so many tokens weighs, about; fewer where the vocabulary is small."""
+
 _TOKEN_STATES = "token_embeddings"
 """Name under which the library's modules hand on what belongs to each token."""
 
@@ -47,9 +54,10 @@ def load_sparse_model(
     Lassance, Piwowarski and Clinchant, *SPLADE v2*, arXiv 2109.10086). The logits are those of the
     model's masked-language-model head. A model whose weights hold no such head (a plain encoder, a
     sentence-transformers folder, a causal language model) gets a linear head that starts as its
-    input token table, with a bias of zeros, and is trained on its own from there. It is a module
-    of the library (``Dense`` over the token states), so that the saved folder loads without code
-    of ours, whatever the architecture. Nothing is drawn at random.
+    input token table, scaled and shifted so that a text weighs a few hundred words (see
+    :func:`_calibrated`), and is trained on its own from there. It is a module of the library
+    (``Dense`` over the token states), so that the saved folder loads without code of ours,
+    whatever the architecture. Loading twice gives the same model.
 
     Args:
         name: folder or hub name; the config's ``revision`` counts for it.
@@ -166,12 +174,39 @@ def _with_token_table(
         f"The start '{Path(name).name}' has no masked-language-model head: its token table "
         "becomes one."
     )
+    weight, bias = _calibrated(body, table)
     head = Dense(
         width,
         words,
         activation_function=torch.nn.Identity(),
-        init_weight=table,
-        init_bias=torch.zeros(words),
+        init_weight=weight,
+        init_bias=bias,
         module_input_name=_TOKEN_STATES,
     )
     return [body, head, SpladePooling("max", embedding_dimension=words)]
+
+
+@torch.no_grad()
+def _calibrated(body: Transformer, table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The table as a head whose logits spread by 1 and are above 0 for a small share of words.
+
+    Products of states and table rows spread by tens where a masked-language-model head's logits
+    spread by a few, and half of them are positive: every text would weigh half of the vocabulary,
+    and the softmax over dot products of such vectors begins, and stays, saturated. Measured are
+    the states of sequences of tokens drawn from a fixed seed.
+    """
+    words = len(table)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(words, (_SEQUENCES, _SEQUENCE_TOKENS), generator=generator)
+    training = body.model.training
+    body.model.eval()
+    output = body.model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    body.model.train(training)
+    states = output.last_hidden_state.reshape(-1, table.shape[1]).float()
+    # A part of the words, evenly spread, is enough to know how the logits lie.
+    logits = states @ table[:: max(1, words // _SAMPLED_WORDS)].T
+    spread = float(logits.std()) or 1.0
+    share = min(_TEXT_WORDS, words / 4) / (_TEXT_TOKENS * words)
+    place = min(logits.numel() - 1, int(logits.numel() * (1.0 - share)))
+    highest = float(logits.flatten().sort().values[place]) / spread
+    return table / spread, torch.full((words,), -highest)

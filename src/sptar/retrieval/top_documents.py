@@ -89,13 +89,11 @@ class TopDocuments:
 
     def ranked(self, query: int) -> dict[str, float]:
         """The documents of a query, best first, ties by id."""
-        known = self._positions[query] >= 0
-        found = [
-            (self._id_of(position), score)
-            for position, score in zip(
-                self._positions[query, known].tolist(),
-                self._scores[query, known].tolist(),
-                strict=True,
-            )
-        ]
-        return dict(sorted(found, key=lambda item: (-item[1], item[0])))
+        known = np.flatnonzero(self._positions[query] >= 0)
+        known = known[np.argsort(-self._scores[query, known])]
+        scores = self._scores[query, known]
+        ids = [self._id_of(position) for position in self._positions[query, known].tolist()]
+        found = list(zip(ids, scores.tolist(), strict=True))
+        if np.any(scores[1:] == scores[:-1]):
+            found.sort(key=lambda item: (-item[1], item[0]))
+        return dict(found)

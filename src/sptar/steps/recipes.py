@@ -31,6 +31,7 @@ _READING = (
     "document_prompt",
     "max_query_tokens",
     "towers",
+    "encode_dtype",
 )
 
 

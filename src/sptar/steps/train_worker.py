@@ -1,8 +1,8 @@
 """Who does a training job: this process alone, or several together.
 
-The step starts them (``train.processes``), each as ``python -m sptar.steps.train_worker FOLDER``; or
-a person has started the whole command with torchrun, on one machine or several, and all but the
-first process wait here until there is something to train.
+The step starts them (``train.processes``), each as ``-m sptar.steps.train_worker FOLDER``; or a
+person has started the whole command with torchrun, on one machine or several, and all but the first
+process wait here until there is something to train.
 """
 
 from __future__ import annotations

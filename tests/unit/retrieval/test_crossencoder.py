@@ -483,7 +483,8 @@ def test_it_learns_its_pairs_and_ranks_the_candidates(classifier, tmp_path):
         optimiser.zero_grad()
     # Always telling the share of the positives, 1 in 4, would cost 0.56.
     assert losses[0] > 0.56
-    assert losses[-1] < 0.3
+    # One batch alone can be hit hard by dropout.
+    assert np.mean(losses[-10:]) < 0.3
     trainable.module.eval()
     run = trainable.rank(QUERIES, DOCUMENTS, 3)
     for pair in PAIRS[:5]:

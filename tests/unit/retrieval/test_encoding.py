@@ -14,6 +14,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from sptar.config import TrainConfig
 from sptar.errors import ConfigError, ModelError
 from sptar.progress import RecordedProgress
+from sptar.retrieval import encoding
 from sptar.retrieval.encoding import load_encoder
 from sptar.retrieval.specs import RETRIEVERS, retriever_spec
 from sptar.types import Document, Query
@@ -198,3 +199,68 @@ def test_the_recipe_of_the_dpr_row_is_the_default_of_the_config():
     assert row.normalise
     with pytest.raises(ConfigError, match="no retriever 'unknown'"):
         retriever_spec(TrainConfig.model_construct(retriever="unknown"))
+
+
+@pytest.fixture(scope="module")
+def lengths_mixed():
+    """Enough texts, long and short in turns, for many batches and packed weights."""
+    words = ["bees", "dance", "where", "flowers", "grow", "and", "the", "hive", "finds", "them"]
+    return [
+        Document(str(number), " ".join(words[place % 10] for place in range(number, number * 4)))
+        for number in range(1, 60)
+    ]
+
+
+def test_packed_weights_and_token_budgets_give_the_librarys_own_vectors(
+    tiny_encoder, lengths_mixed
+):
+    encoder = load_encoder(tiny_encoder, TrainConfig(encode_batch_size=8))
+    expected = encoder.model.encode(
+        [document.full_text for document in lengths_mixed], normalize_embeddings=True
+    )
+    found = encoder.encode_documents(lengths_mixed)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert len({row.tobytes() for row in found.round(4)}) > 20
+    # Nothing of the packed weights is left: a training goes on with those of its optimiser.
+    with torch.no_grad():
+        for weight in encoder.model.parameters():
+            weight.mul_(1.5)
+    expected = encoder.model.encode(
+        [document.full_text for document in lengths_mixed], normalize_embeddings=True
+    )
+    changed = encoder.encode_documents(lengths_mixed)
+    np.testing.assert_allclose(changed, expected, atol=1e-6)
+    assert np.abs(changed - found).max() > 1e-2
+
+
+def test_batches_keep_to_the_token_budget_and_the_number_of_texts(
+    tiny_encoder, lengths_mixed, monkeypatch
+):
+    monkeypatch.setattr(encoding, "_TOKENS_AT_ONCE", 128)
+    encoder = load_encoder(tiny_encoder, TrainConfig(encode_batch_size=4, max_tokens=40))
+    seen = []
+    real = encoder.model.encode
+
+    def watched(texts, **settings):
+        seen.append([min(40, len(text) // 4 + 2) for text in texts])
+        return real(texts, **settings)
+
+    monkeypatch.setattr(encoder.model, "encode", watched)
+    encoder.encode_documents(lengths_mixed)
+    assert sum(map(len, seen)) == len(lengths_mixed)
+    assert max(map(len, seen)) == 4
+    assert all(len(batch) == 1 or len(batch) * max(batch) <= 128 for batch in seen)
+    assert [max(batch) for batch in seen] == sorted((max(b) for b in seen), reverse=True)
+
+
+def test_bfloat16_moves_vectors_a_little_and_keeps_their_length(tiny_encoder, lengths_mixed):
+    exact = load_encoder(tiny_encoder, TrainConfig()).encode_documents(lengths_mixed)
+    encoder = load_encoder(tiny_encoder, TrainConfig(encode_dtype="bfloat16"))
+    for rough in (
+        encoder.encode_documents(lengths_mixed),
+        np.concatenate([encoder.encode_documents([one]) for one in lengths_mixed]),
+    ):
+        assert rough.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(rough, axis=1), 1.0, atol=1e-5)
+        assert 1e-5 < np.abs(rough - exact).max() < 2e-2
+        assert (rough * exact).sum(axis=1).min() > 0.999

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sptar.errors import ModelError
+from sptar.retrieval import index as retrieval_index
+from sptar.retrieval import packed_products, top_documents
 from sptar.retrieval.index import DenseIndex, DenseSearcher, ListedIds
 from sptar.types import Document, Query
 
@@ -142,3 +146,93 @@ def test_the_searcher_encodes_and_searches():
     index = DenseIndex(np.array([[1, 0], [0, 5]], np.float32), listed(["a", "b"]))
     found = DenseSearcher(Encoder(), index).search([Query("q", "ten letter")], 1)
     assert found == {"q": {"a": 10.0}}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.integers(1, 120),
+    st.integers(16, 40),
+    st.sampled_from([1, 3, 10, 500]),
+    st.sampled_from([7, 64, 1000]),
+    st.sampled_from(["distinct", "ties", "falling", "rising"]),
+)
+def test_many_queries_equal_brute_force_too(seed, count, asked, top_k, block_size, shape):
+    """They are compared in groups and parts of blocks; documents stand in a good or bad order."""
+    generator = np.random.default_rng(seed)
+    if shape == "ties":
+        vectors = generator.integers(-1, 2, (count, 3)).astype(np.float32)
+        left = generator.integers(-1, 2, (asked, 3)).astype(np.float32)
+    else:
+        vectors = generator.normal(size=(count, 6)).astype(np.float32)
+        left = generator.normal(size=(asked, 6)).astype(np.float32)
+        if shape != "distinct":
+            left[:] = left[0] + left / 100
+            order = np.argsort(vectors @ left[0])
+            vectors = vectors[order if shape == "rising" else order[::-1]]
+    ids = [f"d{name}" for name in generator.permutation(count)]
+    queries = [Query(f"d{number * 2}", "") for number in range(asked)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retrieval_index, "_QUERIES_AT_ONCE", 17)
+        patch.setattr(retrieval_index, "_SCORES_AT_ONCE", 17 * 12)
+        patch.setattr(retrieval_index, "_RESCORED_AT_ONCE", 50)
+        patch.setattr(top_documents, "_CELLS", 300)
+        found = DenseIndex(vectors, listed(ids), block_size).search(left, queries, top_k)
+    assert_same(found, brute_force(vectors, ids, left, queries, top_k))
+
+
+def test_many_queries_are_told_apart_below_the_rounding_of_float32():
+    generator = np.random.default_rng(5)
+    base = generator.normal(size=256).astype(np.float32)
+    vectors = np.repeat(base[None], 200, axis=0)
+    for row in range(200):
+        vectors[row, row] = np.nextafter(vectors[row, row], np.float32(row % 3 - 1) * 99)
+    left = np.stack([base * np.float32(1 + number / 64) for number in range(20)])
+    ids = [f"d{i:03d}" for i in range(200)]
+    queries = [Query(f"q{number}", "") for number in range(20)]
+    expected = brute_force(vectors, ids, left, queries, 17)
+    for block_size in (7, 200):
+        index = DenseIndex(vectors, listed(ids), block_size)
+        assert_same(index.search(left, queries, 17), expected)
+
+
+def test_products_that_are_rounded_too_much_are_not_used(monkeypatch):
+    """Settings of torch allow it to multiply float32 in bfloat16."""
+
+    class Rounding(packed_products.PackedMatrix):
+        def __call__(self, values):
+            return super().__call__(values.bfloat16().float())
+
+    monkeypatch.setattr(packed_products, "PackedMatrix", Rounding)
+    generator = np.random.default_rng(1)
+    vectors = generator.normal(size=(3000, 32)).astype(np.float32)
+    left = generator.normal(size=(20, 32)).astype(np.float32)
+    ids = [f"d{i:04d}" for i in range(3000)]
+    queries = [Query(f"q{number}", "") for number in range(20)]
+    found = DenseIndex(vectors, listed(ids)).search(left, queries, 5)
+    assert_same(found, brute_force(vectors, ids, left, queries, 5))
+
+
+def test_vectors_too_long_for_their_squares_are_searched(tmp_path):
+    vectors = np.array([[3e25, 0], [0, 4e25], [1e25, 1e25]], np.float32)
+    index = DenseIndex(vectors, listed(["a", "b", "c"]))
+    assert list(index.search(np.array([[1, 2]], np.float32), [Query("q", "")], 2)["q"]) == [
+        "b",
+        "a",
+    ]
+
+
+def test_files_of_no_use_to_write_to_are_searched(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    np.save(tmp_path / "0.npy", vectors)
+    (tmp_path / "0.npy").chmod(0o400)
+    left = vectors[:20].copy()
+    left.flags.writeable = False
+    queries = [Query(f"q{number}", "") for number in range(20)]
+    ids = [f"d{i:03d}" for i in range(40)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = DenseIndex([tmp_path / "0.npy"], listed(ids)).search(left, queries, 3)
+    assert_same(found, brute_force(vectors, ids, left, queries, 3))
+    vectors.flags.writeable = False
+    assert DenseIndex(vectors, listed(ids)).search(left, queries, 3) == found

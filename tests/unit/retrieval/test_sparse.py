@@ -174,16 +174,29 @@ def test_weights_of_a_masked_language_model_by_hand(masked_lm):
 
 
 def test_without_a_head_the_token_table_is_one(tiny_encoder):
+    """Scaled by one number and lowered by another, the same for all words."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
     model = AutoModel.from_pretrained(tiny_encoder).eval()
     table = model.get_input_embeddings().weight.detach().numpy()
+    encoder = load(tiny_encoder)
+    head = next(module for module in encoder.model.modules() if type(module).__name__ == "Dense")
+    weight = head.linear.weight.detach().numpy()
+    bias = head.linear.bias.detach().numpy()
+    scale = float((weight * table).sum() / (table * table).sum())
+    assert scale > 0
+    np.testing.assert_allclose(weight, scale * table, rtol=1e-5, atol=1e-7)
+    assert bias[0] < 0
+    assert (bias == bias[0]).all()
     expected = []
     for text in TEXTS:
         with torch.no_grad():
             states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].numpy()
-        expected.append(np.log1p(np.maximum(states @ table.T, 0)).max(axis=0))
-    found = load(tiny_encoder).encode_documents(DOCUMENTS)
+        logits = scale * (states @ table.T) + bias[0]
+        expected.append(np.log1p(np.maximum(logits, 0)).max(axis=0))
+    found = encoder.encode_documents(DOCUMENTS)
     np.testing.assert_allclose(found.toarray(), np.stack(expected), atol=1e-5)
+    # A text weighs some words and leaves most of the vocabulary alone.
+    assert all(1 <= count < 0.5 * encoder.dimension for count in np.diff(found.indptr))
 
 
 def test_which_head_is_used_is_told(starts):
