@@ -4,7 +4,7 @@ VENV ?= .venv
 READY := $(VENV)/.ready
 STARTER := demo-work/starter/.ready
 
-.PHONY: environment demo test check clean
+.PHONY: environment demo test check bench clean
 
 environment: $(READY)
 
@@ -31,6 +31,12 @@ check: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# What the project claims about speed, measured on this machine; nothing else should run beside it.
+bench: $(READY)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[bench]"
+	for name in augmentation example_selection tuning weak_filter encode_and_search growth start_up; do \
+		$(VENV)/bin/python benchmarks/$$name.py --out benchmarks/results/$$name.json || exit 1; done
 
 clean:
 	rm -rf demo-work build dist

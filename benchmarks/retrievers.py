@@ -4,8 +4,9 @@
 
 Needs ../shared/data and ../shared/models. All rows begin at the same encoder, never trained for
 retrieval: the language model's token table and its first two layers, attending both ways (see
-full_runs.py). ReContriever is not among them: from the same start it is Contriever. The weak queries of msmarco_mini are the published ones of LLaMA-7B (X = 500), those
-of the other collections our own language model's. Artefacts that are in WORK already are reused.
+full_runs.py). ReContriever is not among them: from the same start it is Contriever. The weak
+queries of msmarco_mini are the published ones of LLaMA-7B (X = 500), those of the other collections
+our own language model's. Artefacts that are in WORK already are reused.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     # This start was never shown a [CLS]: its first vector says nothing at first.
     "tas_b": {"pooling": "mean"},
     "dragon": {"pooling": "mean"},
+    # Logits over 30,000 words for each token: half the tokens to keep its time in bounds.
+    "splade": {"max_tokens": 32},
     "lora": {"learning_rate": 1e-3, "pooling": "mean"},
 }
 
@@ -63,8 +66,8 @@ def experiment(collection: str, start: Path, retrievers: list[str], seed: int) -
         "dev_negatives": 5,
         "dtype": "bfloat16",
     }
-    values["search"] = {"rerank_depth": 100}
-    values["evaluate"] = {"top_k": 1000}
+    values["search"] = {"rerank_depth": 20}
+    values["evaluate"] = {"top_k": 100, "measures": ["nDCG@10", "RR@10", "R@100"]}
     return values
 
 

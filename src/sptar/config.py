@@ -489,7 +489,13 @@ class TrainConfig(Section):
         "faster where the hardware has it, and moves them by about 0.01 % in cosine.",
     )
     device: str = runtime("auto", "As for the LLM.")
-    processes: int = runtime(1, "Training processes (one for each GPU), through torchrun.", ge=1)
+    processes: int = runtime(
+        1,
+        "Training processes of this machine, one for each GPU, through torchrun. Negatives span "
+        "them all. With `micro_batch_size` the result is that of one process up to rounding; "
+        "without it dropout draws other numbers, as with another seed.",
+        ge=1,
+    )
     encode_batch_size: int = runtime(32, "Texts encoded together.", ge=1)
     encode_block_size: int = runtime(4096, "Documents in one block of vectors.", ge=1)
 

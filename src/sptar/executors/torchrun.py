@@ -38,7 +38,9 @@ _END = 15.0
 
 def launched_from_outside() -> bool:
     """Whether a person started this process with torchrun, accelerate or the like."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and _FOLDER not in os.environ
+    place = os.environ
+    met = "RANK" in place and "MASTER_ADDR" in place and place.get("WORLD_SIZE", "1") != "1"
+    return met and _FOLDER not in place
 
 
 def launch(

@@ -100,7 +100,7 @@ def together(device: str) -> Iterator[Processes]:
             gloo.
     """
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # What is not about vectors and gradients lies in plain memory and goes through gloo.
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=_PATIENCE)

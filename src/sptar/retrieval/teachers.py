@@ -155,8 +155,8 @@ class LateTeacher:
     Vectors lie in memory-mapped files as float32: with d = 128 that is 512 bytes a token, 100 KB
     for a document of 200 tokens.
 
-    Use :meth:`build` once and :meth:`load` afterwards. ``len`` is the number of pairs, ``folder`` is
-    where it lies.
+    Use :meth:`build` once and :meth:`load` afterwards. ``len`` is the number of pairs, ``folder``
+    is where it lies.
     """
 
     def __init__(

@@ -50,6 +50,12 @@ def train(job: TrainingJob, folder: Path, progress: Progress = silent) -> Traini
     training_device(job.recipe.device, count)
     job.write(folder)
     progress.message(f"Starting {count} training processes.")
+    size = job.recipe.micro_batch_size
+    if size is not None and size * count > job.recipe.batch_size:
+        progress.message(
+            f"Some of them will have nothing to do: train.micro_batch_size={size} cuts a batch of "
+            f"{job.recipe.batch_size} into too few pieces for {count}."
+        )
     launch(__name__, [str(folder.resolve())], count, folder / "processes", progress)
     return read_result(folder)
 

@@ -20,8 +20,8 @@ from transformers import (
 
 from sptar.config import TrainConfig
 from sptar.errors import DataError, ModelError
-from sptar.retrieval import cached_loss
 from sptar.progress import RecordedProgress
+from sptar.retrieval import cached_loss
 from sptar.retrieval.crossencoder import (
     CrossEncoderReranker,
     CrossEncoderTrainable,

@@ -1,0 +1,163 @@
+"""What tests let several processes do: ``python -m process_checks CHECK FOLDER``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from sptar.errors import DataError, ModelError
+from sptar.executors.torchrun import reporting
+from sptar.progress import SilentProgress
+
+WORDS = ["bees", "a sourdough starter", "frost", "the ferry", "glass of sand", "", "cork oaks"]
+SIZES = [None, 2, 10]
+"""Of pieces: a piece for each process, more pieces than processes, a single piece."""
+
+
+def letters_model(dropout):
+    """A text to the mean of its letters' vectors, and its letters' vectors with a mask."""
+    import torch
+
+    class Letters(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = torch.nn.Embedding(128, 6)
+            self.layer = torch.nn.Linear(6, 4)
+            self.dropout = torch.nn.Dropout(dropout)
+
+        def forward(self, texts):
+            width = max(len(text) for text in texts) + 1
+            ids = [[ord(letter) for letter in f"^{text}".ljust(width)] for text in texts]
+            mask = torch.tensor([[place <= len(text) for place in range(width)] for text in texts])
+            tokens = torch.tanh(self.layer(self.dropout(self.table(torch.tensor(ids)))))
+            tokens = tokens * mask[..., None]
+            return tokens.sum(dim=1) / mask.sum(dim=1, keepdim=True), tokens, mask
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return Letters()
+
+
+def loss_and_gradients(size, dropout):
+    """Of a loss in which every text meets every other, as lists."""
+    import torch
+
+    from sptar.retrieval.cached_loss import embed_batch
+    from sptar.retrieval.parallel import add_gradients
+
+    model = letters_model(dropout)
+    torch.manual_seed(5)
+    total = torch.zeros(())
+    for texts in (WORDS, WORDS[::-1]):  # twice, as queries and documents
+        vectors, tokens, mask = embed_batch(
+            lambda rows, texts=texts: model([texts[row] for row in rows]),
+            [len(text) for text in texts],
+            size,
+            torch.device("cpu"),
+        )
+        assert mask.dtype == torch.bool
+        assert mask.sum(dim=1).tolist() == [len(text) + 1 for text in texts]
+        scores = 3.0 * vectors @ vectors.T
+        total = total + torch.nn.functional.cross_entropy(scores, torch.arange(7).flip(0))
+        total = total + torch.einsum("asd,btd->", tokens[:3], tokens[3:])
+    total.backward()
+    add_gradients(list(model.parameters()))
+    return total.item(), [parameter.grad.tolist() for parameter in model.parameters()]
+
+
+def gathered(rank):
+    """Rows of different number and length, and the gradient that comes back."""
+    import torch
+
+    from sptar.retrieval.parallel import gather_rows
+
+    rows = torch.full((rank, 1 + rank), float(rank), requires_grad=True)
+    found = gather_rows(rows, [0, 1, 2])
+    (found * torch.arange(9.0).reshape(3, 3)).sum().backward()
+    return {"rows": found.tolist(), "gradient": rows.grad.tolist()}
+
+
+def added(rank):
+    """Gradients that all, one, or none of the processes have."""
+    import torch
+
+    from sptar.retrieval.parallel import add_gradients
+
+    parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    parameters[0].grad = torch.tensor([1.0, rank])
+    if rank == 2:
+        parameters[1].grad = torch.tensor([5.0, 6.0])
+    add_gradients(parameters)
+    return [None if found.grad is None else found.grad.tolist() for found in parameters]
+
+
+def together(folder):
+    from sptar.retrieval import parallel
+
+    with reporting() as progress, parallel.together("cpu") as here:
+        assert here.size == 3
+        parallel._BUCKET = 10  # so that gradients travel in several
+        progress.start("Checks", 2, "checks")
+        found = {
+            "told": parallel.told_by_first(lambda: {"é": [0.1, None, here.rank]}),
+            "gathered": gathered(here.rank),
+            "added": added(here.rank),
+            "losses": [
+                [*loss_and_gradients(size, dropout)] for dropout in (0.0, 0.5) for size in SIZES
+            ],
+        }
+        progress.advance()
+        parallel.same_everywhere("equal", "what is equal")
+        try:
+            parallel.same_everywhere(f"own {here.rank // 2}", "a number")
+        except ModelError as error:
+            found["disagreed"] = error.message
+        (folder / f"found-{here.rank}.json").write_text(json.dumps(found))
+        progress.finish()
+        parallel.told_by_first(lambda: None)
+        if here.rank == 1:
+            raise DataError("two rows are alike.", path="some.jsonl", line=3, hint="Remove one.")
+        # The first works on, the last waits for it.
+        parallel.told_by_first(lambda: time.sleep(600))
+
+
+def wait(folder):
+    with reporting() as progress:
+        (folder / f"pid-{os.environ['RANK']}").write_text(str(os.getpid()))
+        while len(list(folder.glob("pid-*"))) < int(os.environ["WORLD_SIZE"]):
+            time.sleep(0.02)
+        progress.message("All are here.")
+        time.sleep(600)
+
+
+def crash(folder):
+    with reporting():
+        if os.environ["RANK"] == "0":
+            raise RuntimeError("the roof is leaking")
+        time.sleep(600)
+
+
+class KilledAfterOneEpoch(SilentProgress):
+    def message(self, text):
+        if text.startswith("Epoch 1"):
+            raise KeyboardInterrupt
+
+
+def train_from_outside(folder):
+    """As when a person types torchrun: the first process does the command."""
+    from sptar.steps.train_job import TrainingJob
+    from sptar.steps.train_worker import train, with_others
+
+    def command():
+        train(TrainingJob.read(folder), folder / "shared", KilledAfterOneEpoch())
+        return 0
+
+    with_others(command)
+
+
+if __name__ == "__main__":
+    checks = {check.__name__: check for check in (together, wait, crash, train_from_outside)}
+    checks[sys.argv[1]](Path(sys.argv[2]))

@@ -1,0 +1,87 @@
+"""Processes that belong together: they report, fail and end together."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sptar.errors import WorkspaceError
+from sptar.executors.torchrun import launch, launched_from_outside
+from sptar.progress import RecordedProgress
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def checks_can_be_imported(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # A dead child that nobody has asked for yet still has its number.
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_an_interrupt_ends_all_processes(tmp_path):
+    class Interrupted(RecordedProgress):
+        def message(self, text):
+            assert text == "All are here."
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        launch("process_checks", ["wait", str(tmp_path)], 2, tmp_path / "folder", Interrupted())
+    pids = [int((tmp_path / f"pid-{rank}").read_text()) for rank in range(2)]
+    deadline = time.monotonic() + 10
+    while any(map(is_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_alive, pids))
+
+
+def test_a_process_ends_when_the_one_that_launched_it_is_gone(tmp_path):
+    """However that died: its end of the pipe is closed by the system."""
+    place = {"SPTAR_LAUNCH_FOLDER": str(tmp_path), "RANK": "0", "WORLD_SIZE": "1"}
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "process_checks", "wait", str(tmp_path)],
+        stdin=subprocess.PIPE,
+        env={**os.environ, **place},
+    )
+    while not (tmp_path / "progress.jsonl").exists():
+        assert worker.poll() is None
+        time.sleep(0.02)
+    worker.stdin.close()
+    assert worker.wait(20) == 1
+
+
+def test_a_crash_of_one_ends_all_and_says_what_it_was(tmp_path):
+    began = time.monotonic()
+    with pytest.raises(WorkspaceError) as raised:
+        launch("process_checks", ["crash", str(tmp_path)], 2, tmp_path / "folder")
+    assert "RuntimeError: the roof is leaking" in raised.value.message
+    assert "output.log" in raised.value.hint
+    assert "Traceback" in (tmp_path / "folder" / "output.log").read_text()
+    assert time.monotonic() - began < 300
+
+
+def test_who_started_this_process(monkeypatch):
+    for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    assert not launched_from_outside()
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    assert not launched_from_outside()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert not launched_from_outside()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert launched_from_outside()
+    monkeypatch.setenv("SPTAR_LAUNCH_FOLDER", "somewhere")
+    assert not launched_from_outside()
