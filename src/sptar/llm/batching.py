@@ -11,57 +11,34 @@ from sptar.errors import ModelError
 from sptar.progress import silent
 from sptar.types import Progress
 
-__all__ = ["LengthBatches", "pad_right"]
+__all__ = ["BatchLimit", "LengthBatches", "most_tokens_on", "pad_right"]
 
 Result = TypeVar("Result")
 
 
-class LengthBatches:
-    """Runs a function over items in batches of similar length, the longest first.
+_CPU_BATCH_TOKENS = 1024
+"""A CPU's cores are busy with fewer tokens than that; larger batches only have more padding, and
+inner values that leave the caches."""
 
-    Longest first, because then a batch that does not fit into memory shows at once, and not at
-    the end of a night. When memory runs out the batch is cut in half and tried again, and later
-    batches stay that small. ``limit`` is the present batch size.
-    """
 
-    def __init__(self, batch_size: int, progress: Progress = silent) -> None:
-        self.limit = batch_size
+def most_tokens_on(device: torch.device) -> int | None:
+    """How many tokens a batch should have at most that is read whole; ``None``: no limit."""
+    return _CPU_BATCH_TOKENS if device.type == "cpu" else None
+
+
+class BatchLimit:
+    """How many texts share a batch, at most: fewer from when memory runs out."""
+
+    def __init__(self, rows: int, progress: Progress = silent) -> None:
+        self.rows = rows
         self._progress = progress
 
-    def run(
-        self,
-        lengths: Sequence[int],
-        work: Callable[[list[int]], list[Result]],
-        *,
-        equal_lengths: bool = False,
-    ) -> list[Result]:
-        """Result of each item, in the order of ``lengths``.
-
-        Args:
-            lengths: tokens of each item.
-            work: given the positions of the items of one batch, returns their results.
-            equal_lengths: put only items of the same length into one batch, for models that
-                cannot be told which positions are padding.
+    def halve(self, tried: int, tokens: int) -> None:
+        """Memory ran out on ``tried`` texts, the longest of so many tokens.
 
         Raises:
-            ModelError: a single item does not fit into memory.
+            ModelError: it was a single text.
         """
-        order = sorted(range(len(lengths)), key=lambda item: (-lengths[item], item))
-        results: dict[int, Result] = {}
-        start = 0
-        while start < len(order):
-            batch = order[start : start + self.limit]
-            if equal_lengths:
-                batch = [item for item in batch if lengths[item] == lengths[batch[0]]]
-            answers = _unless_out_of_memory(work, batch)
-            if answers is None:
-                self._halve(len(batch), lengths[batch[0]])
-                continue
-            results.update(zip(batch, answers, strict=True))
-            start += len(batch)
-        return [results[item] for item in range(len(lengths))]
-
-    def _halve(self, tried: int, tokens: int) -> None:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if tried == 1:
@@ -70,11 +47,61 @@ class LengthBatches:
                 hint="Set `prompt.max_document_tokens` to a smaller number, or `llm.dtype: "
                 "bfloat16`.",
             )
-        self.limit = tried // 2
+        self.rows = tried // 2
         self._progress.message(
-            f"Memory ran out with {tried} texts in a batch; going on with {self.limit}. "
+            f"Memory ran out with {tried} texts in a batch; going on with {self.rows}. "
             "The results are the same."
         )
+
+
+class LengthBatches:
+    """Runs a function over items in batches of similar length, the longest first.
+
+    Longest first, because then a batch that does not fit into memory shows at once, and not at
+    the end of a night. When memory runs out the batch is cut in half and tried again, and later
+    batches stay that small.
+    """
+
+    def __init__(self, batch_size: int, progress: Progress = silent) -> None:
+        self._limit = BatchLimit(batch_size, progress)
+
+    def run(
+        self,
+        lengths: Sequence[int],
+        work: Callable[[list[int]], list[Result]],
+        *,
+        equal_lengths: bool = False,
+        most_tokens: int | None = None,
+    ) -> list[Result]:
+        """Result of each item, in the order of ``lengths``.
+
+        Args:
+            lengths: tokens of each item.
+            work: given the positions of the items of one batch, returns their results.
+            equal_lengths: put only items of the same length into one batch, for models that
+                cannot be told which positions are padding.
+            most_tokens: of a batch, padding included; a single item may have more.
+
+        Raises:
+            ModelError: a single item does not fit into memory.
+        """
+        order = sorted(range(len(lengths)), key=lambda item: (-lengths[item], item))
+        results: dict[int, Result] = {}
+        start = 0
+        while start < len(order):
+            rows = self._limit.rows
+            if most_tokens is not None:
+                rows = min(rows, max(1, most_tokens // max(1, lengths[order[start]])))
+            batch = order[start : start + rows]
+            if equal_lengths:
+                batch = [item for item in batch if lengths[item] == lengths[batch[0]]]
+            answers = _unless_out_of_memory(work, batch)
+            if answers is None:
+                self._limit.halve(len(batch), lengths[batch[0]])
+                continue
+            results.update(zip(batch, answers, strict=True))
+            start += len(batch)
+        return [results[item] for item in range(len(lengths))]
 
 
 def _unless_out_of_memory(

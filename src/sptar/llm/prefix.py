@@ -1,16 +1,10 @@
-"""The part of a prompt that all documents share: run once, its key/value cache reused.
-
-Two facts about transformers shape this file (both are held by tests against the slow reference).
-Token *ids* after a prefilled cache are exact; *embeddings* after one are not, so the soft prompt
-goes in as embeddings on an empty cache and everything behind it as ids. And padding is harmless
-only if a mask hides it and position ids count past it, so both are passed explicitly.
-"""
+"""The part of a prompt that all documents share: run once, its keys and values reused."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import DynamicCache
@@ -18,33 +12,20 @@ from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLa
 
 from sptar.errors import ModelError
 from sptar.llm.loading import LanguageModel
+from sptar.llm.pooled_rows import PooledRows, SharedPrefix
+from sptar.llm.prompt_rows import CopyingRows, PromptRows, SeparateRows, forward
 from sptar.llm.soft_prompt import SoftPrompt
 
-__all__ = ["Prefix", "PromptRows"]
+__all__ = ["Prefix"]
 
-_SPARE_SLOTS = 64
-"""Cache slots that are added when a cache is full: one copy in 64 steps instead of in each."""
+_TRIAL_ERROR = {torch.float32: 1e-3}
+"""How far the logits of attention in two parts may be from those of the model's own attention,
+as a share of their norm; ``_TRIAL_ERROR_HALF`` for formats with less than float32's digits."""
 
+_TRIAL_ERROR_HALF = 0.05
 
-class PromptRows(Protocol):
-    """Several prompts that begin with the same prefix and grow together, one row each."""
-
-    def extend(self, ids: torch.Tensor, lengths: torch.Tensor, keep: int) -> torch.Tensor:
-        """Append tokens to every row and run the model on them.
-
-        Args:
-            ids: token ids [rows, new], right-padded with any valid id.
-            lengths: number of real tokens in each row [rows].
-            keep: how many of the ``new`` columns, counted from the right, need logits.
-
-        Returns:
-            Logits [rows, keep, vocabulary]; those at padding mean nothing.
-        """
-        ...
-
-    def select(self, rows: torch.Tensor) -> None:
-        """Keep only these rows (positions [kept], ascending)."""
-        ...
+_two_part_models: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
+"""Which models have passed the trial of attention in two parts."""
 
 
 class Prefix:
@@ -56,6 +37,8 @@ class Prefix:
     Not every model allows that. ``can_share`` says whether this one does for prompts of a given
     length; where it does not (a sliding window shorter than the prompt, recurrent layers, no
     cache at all), ``open`` gives rows that run the whole prompt themselves: slower, equally right.
+    Where it does, the model is tried out once: if it can attend to the prefix and to a row's own
+    tokens apart, the prefix is not copied for each row.
     """
 
     def __init__(
@@ -74,6 +57,7 @@ class Prefix:
                 hint="Lower `prompt.examples` or `prompt.max_document_tokens`.",
             )
         self._cache, self._window = self._run()
+        self._shared = self._attended_apart()
 
     def needs_equal_lengths(self, shortest: int) -> bool:
         """Whether rows of different lengths (``shortest`` the least) must not share a batch."""
@@ -89,11 +73,18 @@ class Prefix:
             return False
         return self._window is None or self.length + new_tokens < self._window
 
+    @property
+    def rows_can_join(self) -> bool:
+        """Whether rows that share the cache can take over rows that were opened later."""
+        return self._shared is not None
+
     def open(self, rows: int, *, shared: bool) -> PromptRows:
         """Fresh rows that hold nothing but the prefix; ``shared`` as ``can_share`` answered."""
+        if shared and self._shared is not None:
+            return PooledRows(self._language_model, self._shared, rows)
         if shared and self._cache is not None:
-            return _SharedRows(self._language_model, self._cache, self.length, rows)
-        return _SeparateRows(self._language_model, self._prompt_embeddings(), rows)
+            return CopyingRows(self._language_model, self._cache, self.length, rows)
+        return SeparateRows(self._language_model, self._prompt_embeddings(), rows)
 
     def _prompt_embeddings(self) -> torch.Tensor:
         """The prefix as embeddings [1, length, width]."""
@@ -129,7 +120,7 @@ class Prefix:
         values["attention_mask"] = self._ids.new_ones((1, length))
         if self._language_model.accepts_position_ids:
             values["position_ids"] = torch.arange(length, device=self._ids.device)[None]
-        _forward(model, values, cache, keep=1)
+        forward(model, values, cache, keep=1)
         filled = all(
             type(layer) is DynamicLayer and layer.get_seq_length() == length
             for layer in cache.layers
@@ -140,152 +131,46 @@ class Prefix:
             return Cache(layers=[DynamicLayer() for _ in cache.layers]), window
         return cache, window
 
-
-class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
-    """A cache layer with spare slots: new keys and values are written, the old ones not copied.
-
-    transformers' own layer copies everything it holds for each new token.
-    """
-
-    def __init__(self, filled: DynamicLayer, rows: int) -> None:
-        super().__init__()
-        self._room: tuple[torch.Tensor, torch.Tensor] | None = None
-        if filled.get_seq_length():
-            # Expanded tensors are views; the first update writes them into a buffer.
-            self.dtype, self.device = filled.keys.dtype, filled.keys.device
-            self.keys = filled.keys.expand(rows, -1, -1, -1)
-            self.values = filled.values.expand(rows, -1, -1, -1)
-            self.is_initialized = True
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append keys and values [rows, heads, new, width]; returns all of them so far."""
-        old = self.get_seq_length()
-        new = old + key_states.shape[-2]
-        if not self.is_initialized:
-            self.dtype, self.device = key_states.dtype, key_states.device
-            self.is_initialized = True
-        if self._room is None or self._room[0].shape[-2] < new:
-            held = (self.keys, self.values) if old else (None, None)
-            self._room = (
-                _buffer(held[0], key_states, new + _SPARE_SLOTS),
-                _buffer(held[1], value_states, new + _SPARE_SLOTS),
-            )
-        keys, values = self._room
-        keys[:, :, old:new] = key_states
-        values[:, :, old:new] = value_states
-        self.keys, self.values = keys[:, :, :new], values[:, :, :new]
-        return self.keys, self.values
-
-    def keep(self, rows: torch.Tensor) -> None:
-        """Keep only these rows [kept]."""
-        if self._room is not None:
-            used = self.get_seq_length()
-            self._room = (self._room[0][rows], self._room[1][rows])
-            self.keys, self.values = (part[:, :, :used] for part in self._room)
-        elif self.is_initialized:
-            self.keys, self.values = self.keys[rows], self.values[rows]
-
-
-def _buffer(held: torch.Tensor | None, like: torch.Tensor, slots: int) -> torch.Tensor:
-    """Room for ``slots`` tokens, beginning with what is held."""
-    buffer = like.new_empty((*like.shape[:2], slots, like.shape[-1]))
-    if held is not None:
-        buffer[:, :, : held.shape[-2]] = held
-    return buffer
-
-
-class _SharedRows:
-    """Rows whose cache begins with the prefix's keys and values."""
-
-    def __init__(
-        self, language_model: LanguageModel, prefix: Cache, length: int, rows: int
-    ) -> None:
-        self._language_model = language_model
-        self._cache = Cache(layers=[_RoomyLayer(layer, rows) for layer in prefix.layers])
-        device = language_model.device
-        self._mask = torch.ones((rows, length), dtype=torch.long, device=device)
-        self._positions = torch.full((rows,), length, dtype=torch.long, device=device)
-
-    def extend(self, ids: torch.Tensor, lengths: torch.Tensor, keep: int) -> torch.Tensor:
-        offsets = torch.arange(ids.shape[1], device=ids.device)[None]
-        real = (offsets < lengths[:, None]).to(self._mask.dtype)
-        self._mask = torch.cat([self._mask, real], dim=1)
-        values = {"input_ids": ids, "attention_mask": self._mask}
-        if self._language_model.accepts_position_ids:
-            positions = self._positions[:, None] + offsets
-            values["position_ids"] = _within_context(self._language_model, positions)
-        self._positions = self._positions + lengths
-        logits, _ = _forward(self._language_model.model, values, self._cache, keep)
-        return logits
-
-    def select(self, rows: torch.Tensor) -> None:
-        for layer in self._cache.layers:
-            layer.keep(rows)
-        self._mask = self._mask[rows]
-        self._positions = self._positions[rows]
-
-
-class _SeparateRows:
-    """Rows that run the prefix themselves, in whatever kind of cache the model makes.
-
-    All rows must have the same length. Without a cache from the model, everything is run again
-    for each extension.
-    """
-
-    def __init__(self, language_model: LanguageModel, prefix: torch.Tensor, rows: int) -> None:
-        self._language_model = language_model
-        self._embeddings = prefix.expand(rows, -1, -1)
-        self._cache: Any = None
-        self._length = prefix.shape[1]
-
-    def extend(self, ids: torch.Tensor, lengths: torch.Tensor, keep: int) -> torch.Tensor:
+    def _attended_apart(self) -> SharedPrefix | None:
+        """The prefix for attention in two parts, if the model passes the trial of it."""
+        usable = self.length > 0 and self.can_share(len(_TRIAL[0]) + 1)
+        if self._cache is None or not usable or self.needs_equal_lengths(2):
+            return None
         model = self._language_model.model
-        self._length += ids.shape[1]
-        values = {
-            "attention_mask": torch.ones(
-                (ids.shape[0], self._length), dtype=torch.long, device=ids.device
-            )
-        }
-        if self._cache is not None:
-            values["input_ids"] = ids
-        else:
-            new = self._language_model.embed(ids)
-            self._embeddings = torch.cat([self._embeddings, new], dim=1)
-            values["inputs_embeds"] = self._embeddings
-        if self._language_model.accepts_position_ids:
-            columns = self._length if self._cache is None else ids.shape[1]
-            positions = torch.arange(self._length - columns, self._length, device=ids.device)
-            positions = positions.expand(ids.shape[0], -1)
-            values["position_ids"] = _within_context(self._language_model, positions)
-        logits, self._cache = _forward(model, values, self._cache, keep)
-        return logits
+        if model not in _two_part_models:
+            _two_part_models[model] = self._passes_trial(self._cache)
+        return (
+            SharedPrefix.of(self._language_model, self._cache) if _two_part_models[model] else None
+        )
 
-    def select(self, rows: torch.Tensor) -> None:
-        self._embeddings = self._embeddings[rows]
-        if self._cache is not None:
-            self._cache.reorder_cache(rows)
+    @torch.inference_mode()
+    def _passes_trial(self, cache: Cache) -> bool:
+        """Whether attention in two parts gives the logits that the model's own attention gives.
 
-
-def _within_context(language_model: LanguageModel, positions: torch.Tensor) -> torch.Tensor:
-    # Padding, and rows that have ended, may count past the last position that there is.
-    if language_model.context_tokens is None:
-        return positions
-    return positions.clamp(max=language_model.context_tokens - 1)
+        Some architectures do not use the attention function that their config names, or want
+        more of it than a mask and a scale. No list of names can be complete; a comparison is.
+        """
+        language_model = self._language_model
+        expected = _trial_logits(language_model, CopyingRows(language_model, cache, self.length, 2))
+        try:
+            shared = SharedPrefix.of(language_model, cache)
+            found = _trial_logits(language_model, PooledRows(language_model, shared, 2))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:
+            # Whatever a foreign architecture raises here: it keeps its own attention.
+            return False
+        allowed = _TRIAL_ERROR.get(language_model.dtype, _TRIAL_ERROR_HALF)
+        return bool((found - expected).norm() <= allowed * expected.norm())
 
 
-def _forward(model: Any, values: dict[str, Any], cache: Any, keep: int) -> tuple[torch.Tensor, Any]:
-    """Logits of the last ``keep`` columns, and the cache if it is one that can be continued."""
-    extra: dict[str, Any] = {"logits_to_keep": keep} if _takes_logits_to_keep(model) else {}
-    if cache is not None:
-        extra["past_key_values"] = cache
-    outputs = model(**values, **extra, use_cache=True)
-    made = getattr(outputs, "past_key_values", None)
-    return outputs.logits[:, -keep:], made if isinstance(made, Cache) else None
+_TRIAL = [[1, 2, 3, 4], [5, 6, 0, 0]]
+"""Token ids of two rows of different lengths (the last two are padding)."""
 
 
-def _takes_logits_to_keep(model: Any) -> bool:
-    # An adapter around the model passes arguments through without naming them.
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "logits_to_keep" in inspect.signature(inner.forward).parameters
+def _trial_logits(language_model: LanguageModel, rows: PromptRows) -> torch.Tensor:
+    """Logits after two rows have got tokens, and one more each."""
+    device = language_model.device
+    rows.extend(torch.tensor(_TRIAL, device=device), torch.tensor([4, 2], device=device), keep=1)
+    last = torch.tensor([[7], [8]], device=device)
+    return rows.extend(last, torch.ones(2, dtype=torch.long, device=device), keep=1).float()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from sptar.errors import ModelError
-from sptar.llm.batching import LengthBatches, pad_right
+from sptar.llm.batching import LengthBatches, most_tokens_on, pad_right
+from sptar.llm.gated_layers import GatedLayers
 from sptar.llm.loading import LanguageModel
+from sptar.llm.packed_weights import PackedWeights
 from sptar.llm.prefix import Prefix
 from sptar.llm.soft_prompt import SoftPrompt
 from sptar.llm.template import PromptTemplate
@@ -63,6 +66,8 @@ class PromptedScorer:
         self._language_model = language_model
         self._template = template
         self._soft_prompt = soft_prompt
+        self._weights = PackedWeights(language_model.model)
+        self._gated = GatedLayers(language_model.model)
         self._batches = LengthBatches(batch_size, progress)
         self._tokens: dict[Pair, _Scored] = {}
 
@@ -75,9 +80,9 @@ class PromptedScorer:
         Raises:
             ModelError: a pair does not fit into the model's context, or into memory on its own.
         """
-        prefix = Prefix(
-            self._language_model, self._soft_prompt, self._template.prefix_ids(examples)
-        )
+        ids = self._template.prefix_ids(examples)
+        with self._in_use():
+            prefix = Prefix(self._language_model, self._soft_prompt, ids)
         scored = [self._scored(pair) for pair in pairs]
         if not scored:
             return []
@@ -94,7 +99,14 @@ class PromptedScorer:
                 return self._batch_losses(prefix, chosen)
             return [self._single_loss(prefix, item, shared=shared) for item in chosen]
 
-        return self._batches.run(lengths, losses)
+        most_tokens = most_tokens_on(self._language_model.device)
+        with self._in_use():
+            return self._batches.run(lengths, losses, most_tokens=most_tokens)
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        with self._weights.in_use(), self._gated.in_use():
+            yield
 
     def _scored(self, pair: Pair) -> _Scored:
         """Token ids of a pair, made once for all groups of examples."""

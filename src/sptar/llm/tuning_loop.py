@@ -20,7 +20,9 @@ import torch
 from sptar.config import TuneConfig, result_settings
 from sptar.errors import ConfigError, DataError, ModelError
 from sptar.io import to_json
-from sptar.llm.batching import LengthBatches
+from sptar.llm.batching import LengthBatches, most_tokens_on
+from sptar.llm.frozen_products import FrozenProducts
+from sptar.llm.gated_layers import GatedLayers
 from sptar.llm.loading import LanguageModel
 from sptar.llm.query_loss import PromptRow, prompt_row, query_losses, recomputed_layers
 from sptar.llm.template import PromptTemplate
@@ -128,13 +130,16 @@ class TuningLoop:
         """
         rows = self.evaluation_rows() if rows is None else rows
 
+        @torch.inference_mode()
         def work(batch: list[int]) -> list[float]:
-            with torch.no_grad():
-                losses = query_losses(self.language_model, virtual, [rows[item] for item in batch])
-            return [float(loss) for loss in losses]
+            losses = query_losses(self.language_model, virtual, [rows[item] for item in batch])
+            return losses.tolist()
 
         batches = LengthBatches(self.config.evaluation_batch_size)
-        losses = batches.run([len(row.ids) for row in rows], work)
+        lengths = [len(row.ids) for row in rows]
+        most_tokens = most_tokens_on(self.language_model.device)
+        with GatedLayers(self.language_model.model).in_use():
+            losses = batches.run(lengths, work, most_tokens=most_tokens)
         return self._finite(round(math.fsum(losses) / len(losses), 6), "evaluation")
 
     def _finite(self, loss: float, kind: str) -> float:
@@ -199,6 +204,17 @@ class TuningLoop:
         Afterwards ``parameters`` hold the best values. With a checkpoint folder the state is saved
         after every epoch, and a new call goes on from there to the same result bit for bit.
         """
+        with FrozenProducts(self.language_model.model).in_use():
+            return self._run(parameters, virtual, weights, progress, checkpoint_folder)
+
+    def _run(
+        self,
+        parameters: Mapping[str, torch.nn.Parameter],
+        virtual: torch.nn.Parameter | None,
+        weights: str,
+        progress: Progress,
+        checkpoint_folder: Path | None,
+    ) -> TuningState:
         config = self.config
         optimizer = torch.optim.AdamW(
             list(parameters.values()), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -208,11 +224,13 @@ class TuningLoop:
         state = None
         if checkpoint_folder is not None:
             state = read_state(checkpoint_folder, identity, parameters, optimizer)
+        # Pairs that are trained on or evaluated; stopping early leaves some out.
+        each = len(self.train) + len(rows)
+        progress.start("Tuning", len(rows) + config.epochs * each, "pairs")
         if state is None:
             loss = self.evaluation_loss(virtual, rows)
             state = TuningState(_copy(parameters), initial_evaluation_loss=loss, best_loss=loss)
-        progress.start("Tuning", config.epochs * len(self.train), "pairs")
-        progress.advance(state.epoch * len(self.train))
+        progress.advance(len(rows) + state.epoch * each)
         while state.epoch < config.epochs and (state.epoch - state.tuned_epoch <= config.patience):
             self._epoch(state, parameters, virtual, optimizer, rows, progress)
             if checkpoint_folder is not None:
@@ -252,6 +270,7 @@ class TuningLoop:
             progress.advance(len(group))
         optimizer.zero_grad(set_to_none=True)
         loss = self.evaluation_loss(virtual, evaluation_rows)
+        progress.advance(len(evaluation_rows))
         if loss < state.tuned_loss:
             state.tuned_loss, state.tuned_epoch = loss, epoch
         if loss < state.best_loss:

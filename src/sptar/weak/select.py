@@ -8,7 +8,6 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal
 
 from sptar.config import SelectConfig
@@ -16,9 +15,11 @@ from sptar.errors import ConfigError, DataError, ModelError
 from sptar.io import read_json, write_json
 from sptar.progress import silent
 from sptar.types import Document, Pair, Progress, Query, QueryScorer
+from sptar.weak.group_search import RoundLosses, pair_order, search_groups, search_rounds
 
 __all__ = [
     "Group",
+    "GroupLosses",
     "Selection",
     "SelectionRow",
     "candidate_groups",
@@ -34,16 +35,35 @@ them."""
 
 @dataclass(frozen=True, slots=True)
 class SelectionRow:
-    """A candidate group and its mean loss on S_eval; ``None`` when it was never scored."""
+    """A candidate group and its mean loss on S_eval; ``None`` when it was never scored.
+
+    ``pairs`` tells how many pairs of S_eval the loss is a mean over: halving drops most groups
+    before it has used all. ``None`` when none was, and in files of versions without halving.
+    """
 
     pair_indices: Group
     loss: float | None
+    pairs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLosses:
+    """Losses of a group's queries on pairs of S_eval, for a search that is broken off.
+
+    ``first`` is the place of the first of these pairs in the order of the search, which is the
+    same in each run of it.
+    """
+
+    pair_indices: Group
+    first: int
+    losses: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
     """The outcome: every candidate from best to worst, and the one that prompts use.
 
+    Groups with a loss on more pairs come first: they were better when the others were dropped.
     ``pairs`` are the training pairs that ``pair_indices`` point into.
     """
 
@@ -58,8 +78,13 @@ class Selection:
 
     @property
     def worst(self) -> SelectionRow:
-        """The group with the largest loss, for the ablation."""
+        """The group with the largest loss, for the ablation; after halving, the first dropped."""
         return self.groups[-1]
+
+    @property
+    def exhaustive(self) -> bool:
+        """Whether all groups were scored, and on the same pairs, so that losses compare."""
+        return len({row.pairs for row in self.groups}) == 1 and self.best.loss is not None
 
     def pairs_of(self, row: SelectionRow) -> list[Pair]:
         """The pairs of a group, in the order of the prompt."""
@@ -148,24 +173,25 @@ def select_examples(
     seed: int,
     *,
     progress: Progress = silent,
-    done: Mapping[Group, float] | None = None,
-    on_scored: Callable[[SelectionRow], None] | None = None,
+    done: Sequence[GroupLosses] = (),
+    on_scored: Callable[[GroupLosses], None] | None = None,
 ) -> Selection:
-    """Score every candidate group on S_eval and choose one (paper, "soft prompt filter").
+    """Score candidate groups on S_eval and choose one (paper, "soft prompt filter").
 
     The loss of a group is the mean over the evaluation pairs of each query's mean token loss, as
     in tuning. Groups with equal losses keep the order of the candidates. ``select.choice`` =
-    ``first`` takes the first candidate and scores nothing.
+    ``first`` takes the first candidate and scores nothing. ``select.search`` = ``halving`` scores
+    bad groups on some of the pairs only (:mod:`sptar.weak.group_search`).
 
     Args:
         scorer: computes losses with the learned soft prompt.
         train_pairs: where examples come from.
         evaluation_pairs: S_eval.
         examples: M.
-        seed: names the sample of candidates.
-        progress: told about each group.
-        done: losses of groups that an earlier, broken-off run has already scored.
-        on_scored: given each newly scored group at once, so that the caller can keep it.
+        seed: names the sample of candidates, and halving's order of the pairs.
+        progress: told about each loss of a query.
+        done: losses that an earlier, broken-off search of the same kind gave to ``on_scored``.
+        on_scored: given new losses at once, so that the caller can keep them.
 
     Raises:
         ConfigError: there are not enough pairs for M examples, or nothing to score on.
@@ -181,34 +207,60 @@ def select_examples(
             "There is no evaluation pair to compare example groups on.",
             hint="Raise `split.eval_queries`, or set `select.choice: first`.",
         )
-    known = dict(done or {})
-    scored: list[tuple[float, int, Group]] = []
-    progress.start("Selecting examples", len(candidates), "groups")
+    count = len(evaluation_pairs)
+    order = pair_order(select.search, count, seed)
+
+    def score(group: int, first: int, last: int) -> list[float]:
+        shown = [pairs[index] for index in candidates[group]]
+        asked = [evaluation_pairs[place] for place in order[first:last]]
+        losses = [loss.mean for loss in scorer.query_losses(shown, asked)]
+        _refuse_non_finite(losses, candidates[group], pairs)
+        return losses
+
+    def keep(found: RoundLosses) -> None:
+        if on_scored is not None:
+            on_scored(GroupLosses(candidates[found.group], found.first, found.losses))
+
+    rounds = search_rounds(select.search, len(candidates), count, select.halving_pairs)
+    progress.start("Selecting examples", sum(part.query_losses for part in rounds), "losses")
     try:
-        for order, group in enumerate(candidates):
-            if group in known:
-                loss = known[group]
-                _refuse_non_finite(loss, group, pairs)
-            else:
-                losses = scorer.query_losses([pairs[index] for index in group], evaluation_pairs)
-                # The last bits depend on which queries shared a batch; 6 decimals do not.
-                loss = round(fmean(query_loss.mean for query_loss in losses), 6)
-                _refuse_non_finite(loss, group, pairs)
-                if on_scored is not None:
-                    on_scored(SelectionRow(group, loss))
-            scored.append((loss, order, group))
-            progress.advance()
+        searched = search_groups(
+            len(candidates),
+            count,
+            select,
+            score,
+            done=_known_losses(done, candidates),
+            on_round=keep,
+            on_losses=progress.advance,
+        )
     finally:
         progress.finish()
-    rows = tuple(SelectionRow(group, loss) for loss, _, group in sorted(scored))
+    rows = tuple(SelectionRow(candidates[row.group], row.loss, row.pairs) for row in searched)
     return Selection(pairs, rows, rows[0] if select.choice == "best" else rows[-1])
 
 
-def _refuse_non_finite(loss: float, group: Group, pairs: Sequence[Pair]) -> None:
-    if not math.isfinite(loss):
+def _known_losses(
+    done: Sequence[GroupLosses], candidates: Sequence[Group]
+) -> dict[int, list[float]]:
+    """Losses of each candidate from the first pair on, as far as they go without a gap."""
+    number_of = {group: number for number, group in enumerate(candidates)}
+    known: dict[int, list[float]] = {}
+    for entry in sorted(done, key=lambda entry: entry.first):
+        if entry.pair_indices not in number_of:
+            continue
+        losses = known.setdefault(number_of[entry.pair_indices], [])
+        if len(losses) == entry.first:
+            losses += entry.losses
+    return known
+
+
+def _refuse_non_finite(losses: Sequence[float], group: Group, pairs: Sequence[Pair]) -> None:
+    for loss in losses:
+        if math.isfinite(loss):
+            continue
         named = ", ".join(f"{pairs[i].query.query_id}/{pairs[i].document.doc_id}" for i in group)
         raise ModelError(
-            f"The evaluation loss of the example group [{named}] is {loss}, not a number to "
+            f"A query's loss behind the example group [{named}] is {loss}, not a number to "
             "compare.",
             hint="Try `llm.dtype: float32`; a soft prompt that diverged needs a smaller "
             "`tune.learning_rate`.",
@@ -271,4 +323,9 @@ def _row_from_json(item: Mapping[str, Any], pair_count: int) -> SelectionRow:
     indices = tuple(int(index) for index in item["pair_indices"])
     if any(not 0 <= index < pair_count for index in indices):
         raise ValueError(f"a group points outside the {pair_count} pairs")
-    return SelectionRow(indices, None if item["loss"] is None else float(item["loss"]))
+    loss, scored_on = item["loss"], item.get("pairs")
+    return SelectionRow(
+        indices,
+        None if loss is None else float(loss),
+        None if scored_on is None else int(scored_on),
+    )

@@ -13,6 +13,7 @@ from prompt_cases import REQUESTS, VIRTUAL_TOKENS, PromptCase, prompt_case, stop
 from reference_generation import SlowAnswer, slow_generate
 from sptar.errors import ModelError
 from sptar.llm.batching import LengthBatches
+from sptar.llm.decoding import _PREFILL_TOKENS
 from sptar.llm.generation import PromptedGenerator, draw, random_stream
 from sptar.progress import RecordedProgress
 from sptar.types import Document, Generation, GenerationRequest
@@ -76,17 +77,65 @@ def test_answers_do_not_depend_on_batch_size_or_order(tiny_models, shape, decodi
             assert answer.log_probability == pytest.approx(alone.log_probability, abs=2e-4)
 
 
-def test_dropping_finished_rows_changes_nothing(tiny_models, monkeypatch):
+@pytest.mark.parametrize("decoding", ["greedy", "sample"])
+def test_when_prompts_begin_changes_nothing(tiny_models, monkeypatch, decoding):
+    """One at a time into a running batch, or all at once: prompts join where others have left."""
     case = stopping_often(prompt_case(tiny_models["llama"]))
-    at_a_quarter = case.generate(batch_size=12)
-    for share in (0.0001, 2.0):
-        monkeypatch.setattr("sptar.llm.generation._SHARE_TO_DROP", share)
-        assert [a.raw for a in case.generate(batch_size=12)] == [a.raw for a in at_a_quarter]
+    expected = case.generate(decoding=decoding, batch_size=1)
+    for tokens, batch_size in ((1, 3), (1, 100), (100, 4), (100, 7), (10_000, 5)):
+        monkeypatch.setitem(_PREFILL_TOKENS, "cpu", tokens)
+        answers = case.generate(decoding=decoding, batch_size=batch_size)
+        assert [(a.raw, a.tokens, a.stopped) for a in answers] == [
+            (a.raw, a.tokens, a.stopped) for a in expected
+        ]
 
 
-def test_many_new_tokens_outgrow_the_spare_cache_slots(tiny_models, monkeypatch):
-    monkeypatch.setattr("sptar.llm.prefix._SPARE_SLOTS", 3)
+def test_new_prompts_take_the_places_of_answers_that_have_ended(tiny_models, monkeypatch):
+    monkeypatch.setitem(_PREFILL_TOKENS, "cpu", 1)
+    case = stopping_often(prompt_case(tiny_models["llama"]), every=3)
+    shapes: list[tuple[int, int]] = []
+
+    def watch(module, args, values):
+        if "input_ids" in values:
+            shapes.append(tuple(values["input_ids"].shape))
+
+    generator = case.generator(batch_size=4)
+    handle = case.model.model.register_forward_pre_hook(watch, with_kwargs=True)
+    try:
+        generator.generate(REQUESTS)
+    finally:
+        handle.remove()
+    # A new prompt is read while others are being answered, and never more than four are.
+    steps = [rows for rows, columns in shapes if columns == 1]
+    assert max(steps) == 4
+    prefills = [number for number, (_, columns) in enumerate(shapes) if columns > 1]
+    assert len(prefills) == len(REQUESTS)
+    assert any(shapes[number - 1][1] == 1 and shapes[number + 1][0] > 1 for number in prefills[4:])
+
+
+@pytest.mark.parametrize("shape", LANGUAGE_MODEL_SHAPES)
+@pytest.mark.parametrize("decoding", ["greedy", "sample"])
+def test_prefix_copied_for_each_row_gives_the_same(tiny_models, monkeypatch, shape, decoding):
+    """The path for models that cannot attend in two parts, on models that can."""
+    case = stopping_often(prompt_case(tiny_models[shape]))
+    expected = case.generate(decoding=decoding)
+    assert case.generator()._prefix.rows_can_join
+    monkeypatch.setattr("sptar.llm.prefix._two_part_models", {case.model.model: False})
+    assert not case.generator()._prefix.rows_can_join
+    answers = case.generate(decoding=decoding)
+    assert [(a.raw, a.tokens, a.stopped) for a in answers] == [
+        (a.raw, a.tokens, a.stopped) for a in expected
+    ]
+    requests = REQUESTS[:4]
+    assert_same(case.generate(requests), slow_answers(case, requests))
+
+
+@pytest.mark.parametrize("joins", [True, False])
+def test_many_new_tokens_outgrow_the_spare_cache_slots(tiny_models, monkeypatch, joins):
+    monkeypatch.setattr("sptar.llm.prompt_rows._SPARE_SLOTS", 3)
+    monkeypatch.setattr("sptar.llm.pooled_rows._SLOTS_AT_A_TIME", 3)
     case = stopping_often(prompt_case(tiny_models["qwen"]), every=40)
+    monkeypatch.setattr("sptar.llm.prefix._two_part_models", {case.model.model: joins})
     fast = case.generate()
     assert max(answer.tokens for answer in fast) > 6
     assert_same(fast, slow_answers(case))
@@ -184,10 +233,8 @@ def test_budget_of_new_tokens_and_cut_documents(tiny_models):
 
 
 @pytest.mark.parametrize("shape", LANGUAGE_MODEL_SHAPES)
-def test_positions_stay_within_the_context(tiny_models, shape, monkeypatch):
+def test_positions_stay_within_the_context(tiny_models, shape):
     """A context that ends in the middle of an answer, sooner for long documents than for short."""
-    # Rows that have ended stay in the batch and must not count past the context either.
-    monkeypatch.setattr("sptar.llm.generation._SHARE_TO_DROP", 2.0)
     case = stopping_often(prompt_case(tiny_models[shape]), every=60)
     lengths = [len(case.template.document_ids(request.document).ids) for request in REQUESTS]
     prefix = len(case.template.prefix_ids(case.examples)) + VIRTUAL_TOKENS
@@ -252,8 +299,12 @@ class OutOfMemoryAbove:
             raise torch.OutOfMemoryError("CUDA out of memory (injected)")
 
 
-def test_out_of_memory_halves_the_batch_and_changes_nothing(tiny_models):
+@pytest.mark.parametrize(("joins", "failures"), [(True, 1), (False, 2)])
+def test_out_of_memory_halves_the_batch_and_changes_nothing(
+    tiny_models, monkeypatch, joins, failures
+):
     case = stopping_often(prompt_case(tiny_models["llama"]))
+    monkeypatch.setattr("sptar.llm.prefix._two_part_models", {case.model.model: joins})
     expected = case.generate(batch_size=3)
     progress = RecordedProgress()
     generator = case.generator(progress, batch_size=12)
@@ -261,15 +312,41 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(tiny_models):
     handle = case.model.model.register_forward_pre_hook(limit, with_kwargs=True)
     try:
         answers = generator.generate(REQUESTS)
-        assert limit.failures == 2  # 12 and 6 rows; later batches stay at 3
+        # Where prompts can join, half of a batch begins first. Later batches stay at 3.
+        assert limit.failures == failures
         assert [a.raw for a in answers] == [a.raw for a in expected]
-        assert len([text for text in progress.messages if "Memory ran out" in text]) == 2
+        assert len([text for text in progress.messages if "Memory ran out" in text]) == failures
         assert progress.advanced == len(REQUESTS)
         limit.rows = 0
         with pytest.raises(ModelError, match="single text"):
             generator.generate(REQUESTS[:1])
     finally:
         handle.remove()
+
+
+@pytest.mark.parametrize("decoding", ["greedy", "sample"])
+def test_memory_that_runs_out_late_costs_no_answer(tiny_models, decoding):
+    """Some answers have ended by then, others have begun and begin again."""
+    case = stopping_often(prompt_case(tiny_models["llama"]), every=6)
+    expected = case.generate(decoding=decoding)
+    for when in (4, 9, 15):
+        progress = RecordedProgress()
+        generator = case.generator(progress, decoding=decoding)
+        calls = iter(range(10_000))
+
+        def fail_once(module, args, values, calls=calls, when=when):
+            if next(calls) == when:
+                raise torch.OutOfMemoryError("CUDA out of memory (injected)")
+
+        handle = case.model.model.register_forward_pre_hook(fail_once, with_kwargs=True)
+        try:
+            answers = generator.generate(REQUESTS)
+        finally:
+            handle.remove()
+        assert next(calls) > when
+        assert [(a.raw, a.tokens) for a in answers] == [(a.raw, a.tokens) for a in expected]
+        assert progress.advanced == len(REQUESTS)
+        assert len(progress.messages) == 1
 
 
 def test_progress_counts_rows_not_retries(tiny_models):

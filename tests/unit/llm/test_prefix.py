@@ -78,12 +78,20 @@ def lfm2(common):
     return transformers.Lfm2ForCausalLM(config)
 
 
+def gemma2(common):
+    config = transformers.Gemma2Config(
+        **common, **DECODER, **HEADS, head_dim=8, sliding_window=200, attn_logit_softcapping=2.0
+    )
+    return transformers.Gemma2ForCausalLM(config)
+
+
 # name → (how to make it, is the prefix shared, must rows have equal lengths)
 ARCHITECTURES = {
     "window shorter than the prefix": (mistral(16), False, False),
     "window shorter than the prompt": (mistral(60), False, False),
     "window longer than the prompt": (mistral(200), True, False),
     "sliding and full layers": (gemma3, False, False),
+    "scores that are capped": (gemma2, True, False),
     "no position ids": (bloom, True, True),
     "local attention counted in slots": (gpt_neo, True, True),
     "no key/value cache": (mamba, False, True),
@@ -110,6 +118,9 @@ def test_every_kind_of_cache_equals_the_slow_reference(tiny_models, name):
     assert len(told) == (0 if shares else 1)
     prefix = Prefix(case.model, case.soft_prompt, case.template.prefix_ids(case.examples))
     assert prefix.needs_equal_lengths(10) is equal
+    # The trial of attention in two parts: a window is none of its business, other scores are.
+    joins = name in ("window shorter than the prompt", "window longer than the prompt")
+    assert prefix.rows_can_join is joins
 
     losses = case.scorer().query_losses(case.examples, PAIRS[:4])
     for pair, loss in zip(PAIRS[:4], losses, strict=True):
@@ -145,6 +156,50 @@ def test_rows_of_different_lengths_grow_and_leave(tiny_models, shape, soft):
             second = whole_logits(case, [*ids, 31, 32, 33, 34, 35])[-1:]
             torch.testing.assert_close(logits[0], first, atol=2e-4, rtol=1e-4)
             torch.testing.assert_close(logits[1, :1], second, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", LANGUAGE_MODEL_SHAPES)
+def test_rows_join_others_and_take_their_places(tiny_models, shape):
+    case = prompt_case(tiny_models[shape])
+    ids = case.template.prefix_ids(case.examples)
+    prefix = Prefix(case.model, case.soft_prompt, ids)
+    assert prefix.rows_can_join
+    one = torch.ones(2, dtype=torch.long)
+    with torch.inference_mode():
+        rows = prefix.open(2, shared=True)
+        rows.extend(torch.tensor([[11, 12, 13], [21, 0, 0]]), torch.tensor([3, 1]), keep=1)
+        rows.extend(torch.tensor([[14], [22]]), one, keep=1)
+        rows.select(torch.tensor([1]))
+        others = prefix.open(2, shared=True)
+        long = torch.arange(100, 150)
+        others.extend(torch.stack([long, long * 0 + 31]), torch.tensor([50, 2]), keep=1)
+        rows.join(others)
+        rows.select(torch.tensor([0, 2, 1]))
+        logits = rows.extend(torch.tensor([[23], [33], [41]]), torch.ones(3).long(), keep=1)
+    for row, text in enumerate(([21, 22, 23], [31, 31, 33], [*range(100, 150), 41])):
+        expected = whole_logits(case, [*ids, *text])[-1]
+        torch.testing.assert_close(logits[row, 0], expected, atol=2e-4, rtol=1e-4)
+
+
+def test_the_attention_function_of_the_model_is_given_back(tiny_models):
+    case = prompt_case(tiny_models["llama"])
+    before = case.model.model.config._attn_implementation
+    case.generate(REQUESTS[:2])
+    assert case.model.model.config._attn_implementation == before
+    ids = case.template.prefix_ids(case.examples)
+    prefix = Prefix(case.model, case.soft_prompt, ids)
+
+    def fail(module, args):
+        raise RuntimeError("injected")
+
+    handle = case.model.model.lm_head.register_forward_pre_hook(fail)
+    try:
+        with torch.inference_mode(), pytest.raises(RuntimeError, match="injected"):
+            one = torch.ones(1, dtype=torch.long)
+            prefix.open(1, shared=True).extend(torch.tensor([[1]]), one, keep=1)
+    finally:
+        handle.remove()
+    assert case.model.model.config._attn_implementation == before
 
 
 def test_selecting_before_extending(tiny_models):
@@ -188,6 +243,7 @@ def test_spare_slots_do_not_copy_the_cache_at_each_step(tiny_models):
     with torch.inference_mode():
         rows = prefix.open(2, shared=True)
         one = torch.ones(2, dtype=torch.long)
+        rows.extend(torch.tensor([[1], [2]]), one, keep=1)
         rows.extend(torch.tensor([[1], [2]]), one, keep=1)
         address = rows._cache.layers[0].keys.data_ptr()
         for _ in range(10):

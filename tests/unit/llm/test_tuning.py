@@ -20,6 +20,7 @@ from sptar.llm.soft_prompt import SoftPrompt, initial_matrix
 from sptar.llm.template import PromptTemplate
 from sptar.llm.tuning import TuningResult, tune_soft_prompt
 from sptar.llm.tuning_loop import TuningLoop
+from sptar.progress import RecordedProgress
 from sptar.types import Document, Pair, Query
 from tiny import LANGUAGE_MODEL_SHAPES, PAIRS, WIDTH
 
@@ -312,6 +313,19 @@ def test_checkpoint_of_another_tuning(models: dict[str, LanguageModel], tmp_path
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(WorkspaceError, match="is damaged"):
         tune(models["gpt2"], checkpoint_folder=tmp_path)
+
+
+def test_progress_counts_trained_and_evaluated_pairs(
+    models: dict[str, LanguageModel], tmp_path: Path
+) -> None:
+    progress = RecordedProgress()
+    tune(models["gpt2"], epochs=2, progress=progress, checkpoint_folder=tmp_path)
+    total = len(EVALUATION) + 2 * (len(TRAIN) + len(EVALUATION))
+    assert progress.started == [("Tuning", total, "pairs")]
+    assert (progress.advanced, progress.finished) == (total, 1)
+    again = RecordedProgress()
+    tune(models["gpt2"], epochs=2, progress=again, checkpoint_folder=tmp_path)
+    assert again.advanced == total
 
 
 def test_loss_that_is_no_number(models: dict[str, LanguageModel]) -> None:

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sptar.config import SelectConfig
+from sptar.config import SelectConfig, parse_config, result_settings
 from sptar.errors import ConfigError, DataError, ModelError
 from sptar.progress import RecordedProgress
 from sptar.types import Document, Pair, Query, QueryLoss
+from sptar.weak.group_search import Round, search_rounds
 from sptar.weak.select import (
+    GroupLosses,
     SelectionRow,
     candidate_groups,
     load_selection,
@@ -49,6 +51,10 @@ class TableScorer:
 
 
 EVALUATION = pairs_of(90, 91)
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
 
 
 class TestCandidateGroups:
@@ -118,8 +124,9 @@ class TestSelectExamples:
             ((0,), 2.0),
             ((2,), 3.0),
         ]
-        assert selection.chosen == selection.best == SelectionRow((1,), 1.0)
-        assert selection.worst == SelectionRow((2,), 3.0)
+        assert selection.chosen == selection.best == SelectionRow((1,), 1.0, 2)
+        assert selection.worst == SelectionRow((2,), 3.0, 2)
+        assert selection.exhaustive
         assert selection.examples == [self.pairs[1]]
         assert scorer.asked == [(0,), (1,), (2,), (3,)]
 
@@ -133,6 +140,7 @@ class TestSelectExamples:
         assert scorer.asked == []
         assert selection.groups == (SelectionRow((0,), None),)
         assert selection.chosen == SelectionRow((0,), None)
+        assert not selection.exhaustive
 
     def test_first_of_sampled_groups_is_the_first_candidate(self):
         config = SelectConfig(groups=4, choice="first")
@@ -149,7 +157,7 @@ class TestSelectExamples:
     def test_no_examples_is_scored_too(self):
         scorer = TableScorer(self.pairs, {(): 4.25})
         selection = select_examples(scorer, self.pairs, EVALUATION, SelectConfig(), 0, 5)
-        assert selection.chosen == SelectionRow((), 4.25)
+        assert selection.chosen == SelectionRow((), 4.25, 2)
         assert selection.examples == []
 
     def test_loss_is_the_mean_over_pairs_of_token_means(self):
@@ -168,13 +176,10 @@ class TestSelectExamples:
 
     def test_resumed_equals_undisturbed(self):
         _, undisturbed = self.select()
-        kept: dict[tuple[int, ...], float] = {}
+        kept: list[GroupLosses] = []
 
-        class KilledError(Exception):
-            pass
-
-        def keep(row):
-            kept[row.pair_indices] = row.loss
+        def keep(found):
+            kept.append(found)
             if len(kept) == 2:
                 raise KilledError
 
@@ -184,17 +189,156 @@ class TestSelectExamples:
         scorer, resumed = self.select(done=kept, on_scored=newly.append)
         assert resumed == undisturbed
         assert scorer.asked == [(2,), (3,)]
-        assert [row.pair_indices for row in newly] == [(2,), (3,)]
+        assert [found.pair_indices for found in newly] == [(2,), (3,)]
 
     def test_progress(self):
         progress = RecordedProgress()
         self.select(progress=progress)
-        assert progress.started[0][1] == 4
-        assert (progress.advanced, progress.finished) == (4, 1)
+        assert progress.started == [("Selecting examples", 8, "losses")]
+        assert (progress.advanced, progress.finished) == (8, 1)
 
     def test_nothing_to_score_on(self):
         with pytest.raises(ConfigError, match="evaluation pair"):
             select_examples(None, self.pairs, [], SelectConfig(), 1, 5)
+
+
+class PairScorer:
+    """The loss of a query depends on the group and on the pair: ``losses[group][pair]``."""
+
+    def __init__(self, pairs, evaluation, losses):
+        self.position = {pair: place for place, pair in enumerate(pairs)}
+        self.column = {pair: place for place, pair in enumerate(evaluation)}
+        self.losses = losses
+        self.asked = []
+
+    def query_losses(self, examples, pairs):
+        (group,) = (self.position[pair] for pair in examples)
+        columns = [self.column[pair] for pair in pairs]
+        self.asked += [(group, column) for column in columns]
+        return [QueryLoss(self.losses[group][column] * 3, 3) for column in columns]
+
+
+def slow_halving(losses, order, first_pairs):
+    """Successive halving as one would do it by hand: (group, loss, pairs) from best to worst."""
+    alive, dropped, seen = list(range(len(losses))), [], 0
+
+    def mean(group):
+        return sum(losses[group][pair] for pair in order[:seen]) / seen
+
+    while seen < len(order):
+        alive = alive[: math.ceil(len(alive) / 2)] if seen else alive
+        seen = min(len(order), 2 * seen if seen else first_pairs)
+        seen = len(order) if len(alive) == 1 else seen
+        alive.sort(key=lambda group: (round(mean(group), 6), group))
+        worse = alive[math.ceil(len(alive) / 2) :] if seen < len(order) else []
+        dropped = [(group, mean(group), seen) for group in worse] + dropped
+    return [(group, mean(group), seen) for group in alive] + dropped
+
+
+class TestHalving:
+    @staticmethod
+    def search(losses, halving_pairs, seed=3, **more):
+        pairs = pairs_of(*range(len(losses)))
+        evaluation = pairs_of(*range(100, 100 + len(losses[0])))
+        scorer = PairScorer(pairs, evaluation, losses)
+        config = SelectConfig(search="halving", halving_pairs=halving_pairs)
+        return scorer, select_examples(scorer, pairs, evaluation, config, 1, seed, **more)
+
+    def test_rounds(self):
+        assert search_rounds("exhaustive", 5, 12, 4) == [Round(5, 0, 12)]
+        # Five groups on 4 pairs, three on 8, and two on all 10: nothing is left to decide them.
+        assert search_rounds("halving", 5, 10, 4) == [
+            Round(5, 0, 4),
+            Round(3, 4, 8),
+            Round(2, 8, 10),
+        ]
+        # One group is left early: it is scored on all pairs at once.
+        assert search_rounds("halving", 2, 50, 4) == [Round(2, 0, 4), Round(1, 4, 50)]
+        assert search_rounds("halving", 3, 5, 16) == [Round(3, 0, 5)]
+        assert search_rounds("halving", 1, 50, 4) == [Round(1, 0, 50)]
+
+    @settings(deadline=None, max_examples=80)
+    @given(st.data(), st.integers(1, 9), st.integers(1, 20), st.integers(1, 9), st.integers(0, 4))
+    def test_equals_the_slow_way(self, data, groups, count, halving_pairs, seed):
+        # Few different values, so that ties come up.
+        losses = data.draw(
+            st.lists(
+                st.lists(st.sampled_from([0.5, 1.0, 2.0]), min_size=count, max_size=count),
+                min_size=groups,
+                max_size=groups,
+            )
+        )
+        scorer, selection = self.search(losses, halving_pairs, seed)
+        # All groups meet the first pairs in the seeded order, so the best one shows all of it.
+        best = selection.best.pair_indices[0]
+        order = [pair for group, pair in scorer.asked if group == best]
+        assert sorted(order) == list(range(count))
+        expected = slow_halving(losses, order, halving_pairs)
+        found = [(row.pair_indices[0], row.loss, row.pairs) for row in selection.groups]
+        assert [(group, pairs) for group, _, pairs in found] == [
+            (group, pairs) for group, _, pairs in expected
+        ]
+        assert [loss for _, loss, _ in found] == pytest.approx([e[1] for e in expected], abs=1e-6)
+        assert selection.best.pairs == count
+        # No loss is computed twice, and those that are kept are told apart.
+        assert len(scorer.asked) == len(set(scorer.asked)) == sum(pairs for *_, pairs in found)
+
+    losses = [[1.0 + 0.1 * group + 0.01 * pair for pair in range(20)] for group in range(8)]  # noqa: RUF012
+
+    def test_finds_a_group_that_is_best_on_every_pair(self):
+        scorer, selection = self.search(self.losses[::-1], 3)
+        assert selection.chosen.pair_indices == (7,)
+        assert selection.chosen.loss == pytest.approx(1.0 + 0.01 * 9.5)
+        assert [row.pairs for row in selection.groups] == [20, 12, 6, 6, 3, 3, 3, 3]
+        assert not selection.exhaustive
+        assert len(scorer.asked) == 56
+
+    def test_the_seed_names_the_pairs_that_come_first(self):
+        orders = set()
+        for seed in (1, 1, 2, 3):
+            scorer, _ = self.search(self.losses, 3, seed)
+            orders.add(tuple(pair for _, pair in scorer.asked[:3]))
+        assert len(orders) == 3
+
+    @pytest.mark.parametrize("after", [1, 7, 8, 9, 12, 14])
+    def test_resumed_equals_undisturbed(self, after):
+        whole, undisturbed = self.search(self.losses, 3)
+        kept = []
+
+        def keep(found):
+            kept.append(found)
+            if len(kept) == after:
+                raise KilledError
+
+        with pytest.raises(KilledError):
+            self.search(self.losses, 3, on_scored=keep)
+        progress = RecordedProgress()
+        scorer, resumed = self.search(self.losses, 3, done=kept, progress=progress)
+        assert resumed == undisturbed
+        assert len(scorer.asked) + sum(len(found.losses) for found in kept) == len(whole.asked)
+        # Losses that were there already count as done.
+        assert progress.started == [("Selecting examples", 56, "losses")]
+        assert progress.advanced == 56
+
+    def test_round_trip_tells_how_many_pairs(self, tmp_path):
+        _, selection = self.search(self.losses, 3)
+        save_selection(tmp_path / "s.json", selection)
+        assert load_selection(tmp_path / "s.json") == selection
+        rows = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))["groups"]
+        assert [row["pairs"] for row in rows] == [20, 12, 6, 6, 3, 3, 3, 3]
+
+    def test_the_worst_group_needs_the_exhaustive_search(self):
+        with pytest.raises(ConfigError, match=r"choice: worst.*search: halving"):
+            parse_config(
+                {
+                    "data": {"source": "x"},
+                    "llm": {"name": "m"},
+                    "select": {"choice": "worst", "search": "halving"},
+                }
+            )
+
+    def test_fingerprints_of_the_exhaustive_search_stay(self):
+        assert result_settings(SelectConfig()) == {"groups": "all", "choice": "best"}
 
 
 class TestFiles:
@@ -213,7 +357,27 @@ class TestFiles:
             "title": "Title",
             "text": "text 0",
         }
-        assert value["chosen"] == {"pair_indices": [0, 2], "loss": 0.123456}
+        assert value["chosen"] == {"pair_indices": [0, 2], "loss": 0.123456, "pairs": 2}
+
+    def test_a_file_of_an_earlier_version(self, tmp_path):
+        selection = select_examples(
+            TableScorer(pairs_of(1, 2), {(0,): 2.0, (1,): 1.0}),
+            pairs_of(1, 2),
+            EVALUATION,
+            SelectConfig(),
+            1,
+            5,
+        )
+        path = tmp_path / "selection.json"
+        save_selection(path, selection)
+        value = json.loads(path.read_text(encoding="utf-8"))
+        for row in (value["chosen"], *value["groups"]):
+            del row["pairs"]
+        path.write_text(json.dumps(value), encoding="utf-8")
+        read = load_selection(path)
+        assert [row.loss for row in read.groups] == [1.0, 2.0]
+        assert read.chosen.pairs is None
+        assert read.exhaustive
 
     def test_unscored_round_trip(self, tmp_path):
         selection = select_examples(None, pairs_of(1), [], SelectConfig(choice="first"), 1, 5)
