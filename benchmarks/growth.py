@@ -81,7 +81,7 @@ def settings(folder: Path, method: str) -> dict[str, Any]:
 
 def run_stage(stage: str, folder: Path) -> None:
     """Make a stage's artefacts in this process; its figures go to standard output."""
-    from memory_at_scale import peak_bytes
+    from encode_and_search import peak_bytes
 
     from sptar.config import parse_config
     from sptar.pipeline import run

@@ -20,6 +20,9 @@ import numpy.typing as npt
 
 __all__ = ["Postings", "count_better"]
 
+_LONG = 8
+"""Terms in at least every so-many-th document may be set aside."""
+
 _SLACK = 1e-5
 """Relative error allowed to a float32 sum of a query's terms, far more than it can have."""
 
@@ -143,6 +146,13 @@ def _compiled() -> Callable[..., None]:
         count = len(id_order)
         reached = np.zeros(count, dtype=np.float32)
         touched = np.empty(count, dtype=np.int32)
+        most = 1
+        for query in range(len(sources)):
+            most = max(most, term_ends[query + 1] - term_ends[query])
+        distinct = np.empty(most, dtype=np.int64)
+        repeats = np.empty(most, dtype=np.int64)
+        cost = np.empty(most, dtype=np.float64)
+        set_aside = np.zeros(most, dtype=np.bool_)
         for query in range(len(sources)):
             first, last = term_ends[query], term_ends[query + 1]
             source = sources[query]
@@ -152,8 +162,6 @@ def _compiled() -> Callable[..., None]:
                 ranks[query] = 0
                 continue
             # Distinct terms with what each can add at most and how long its list is.
-            distinct = np.empty(last - first, dtype=np.int64)
-            repeats = np.empty(last - first, dtype=np.int64)
             number = 0
             for place in range(first, last):
                 if number and distinct[number - 1] == terms[place]:
@@ -162,18 +170,20 @@ def _compiled() -> Callable[..., None]:
                     distinct[number] = terms[place]
                     repeats[number] = 1
                     number += 1
-            cost = np.empty(number, dtype=np.float64)
             for item in range(number):
                 term = distinct[item]
                 gain = repeats[item] * np.float64(largest[term])
                 length = ends[term + 1] - ends[term]
-                cost[item] = -np.float64(length) / gain if gain > 0 else 0.0
+                # Looking a document up costs about as much as walking some dozen postings: short
+                # lists are walked.
+                worth = gain > 0 and length * _LONG >= count
+                cost[item] = -np.float64(length) / gain if worth else np.inf
             threshold = np.float64(to_beat) * (1.0 - _SLACK)
             aside = 0.0
-            set_aside = np.zeros(number, dtype=np.bool_)
-            for item in np.argsort(cost):
+            set_aside[:number] = False
+            for item in np.argsort(cost[:number]):
                 gain = repeats[item] * np.float64(largest[distinct[item]])
-                if aside + gain < threshold:
+                if cost[item] < np.inf and aside + gain < threshold:
                     aside += gain
                     set_aside[item] = True
             # Terms are added in their order, repeats one by one: when none is set aside, what a
@@ -194,15 +204,26 @@ def _compiled() -> Callable[..., None]:
             complete = aside == 0
             hopeless = np.float32((threshold - aside) * (1.0 - _SLACK))
             certain = np.float32(np.float64(to_beat) * (1.0 + _SLACK))
-            for item in range(met):
-                document = touched[item]
+            for place in range(met):
+                document = touched[place]
                 score = reached[document]
                 reached[document] = 0
                 if score < hopeless or document == source:
                     continue
-                # What was set aside can only raise a score.
+                # What was set aside can only raise a score: mostly a look into those lists tells
+                # on which side it ends up; what is close is added up in the order of the terms.
                 if not complete and score <= certain:
-                    score = exact(documents, weights, ends, terms, first, last, document)
+                    for item in range(number):
+                        if set_aside[item]:
+                            term = distinct[item]
+                            stop = ends[term + 1]
+                            found = find(documents, ends[term], stop, document)
+                            if found < stop and documents[found] == document:
+                                score += repeats[item] * weights[found]
+                    if score < threshold:
+                        continue
+                    if score <= certain:
+                        score = exact(documents, weights, ends, terms, first, last, document)
                 if score > to_beat or (score == to_beat and id_order[document] < id_order[source]):
                     better += 1
             ranks[query] = 1 + better
