@@ -62,8 +62,8 @@ def seconds_of(command: Sequence[str]) -> float:
     return time.perf_counter() - begin
 
 
-def first_line_after(what: str, config: Path, work: Path) -> float:
-    """Seconds from a loaded model to the next line; the run is stopped there."""
+def first_line_after(what: str, config: Path, work: Path) -> tuple[float, str]:
+    """Seconds from a loaded model to the next line, and the line; the run is stopped there."""
     module, name, _ = LOADERS[what]
     command = [sys.executable, "-c", WATCHED, module, name, MARK]
     command += ["run", str(config), "--work", str(work)]
@@ -76,7 +76,7 @@ def first_line_after(what: str, config: Path, work: Path) -> float:
         try:
             for line in process.stderr:
                 if loaded is not None:
-                    return time.perf_counter() - loaded
+                    return time.perf_counter() - loaded, line.strip()
                 lines.append(line)
                 if line.strip() == MARK:
                     loaded = time.perf_counter()
@@ -129,6 +129,7 @@ def main() -> None:
     from sptar.io import write_json
 
     seen: dict[str, list[float]] = {name: [] for name in LIMITS}
+    lines: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         configs = write_configs(folder, options)
@@ -142,7 +143,8 @@ def main() -> None:
                 continue
             for what, (*_, method) in LOADERS.items():
                 empty = folder / f"work-{what}-{number}"
-                seen[what].append(first_line_after(what, configs[method], empty))
+                seconds, lines[what] = first_line_after(what, configs[method], empty)
+                seen[what].append(seconds)
     result = {
         "benchmark": "start-up",
         "machine": describe_machine(),
@@ -150,6 +152,7 @@ def main() -> None:
         "rows": [
             {
                 "what": name,
+                "line": lines.get(name),
                 "seconds": as_record(spread(values)),
                 "limit_seconds": LIMITS[name],
                 "within": spread(values).median <= LIMITS[name],
