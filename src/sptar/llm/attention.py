@@ -1,9 +1,10 @@
 """Attention in two parts: to a prefix that all rows share, and to what a row holds itself.
 
-Softmax over the two parts together is the mean of the softmax over each, weighted by the parts'
-sums of exponentials. So the prefix's keys and values exist once, and the queries of all rows go
-over them in one product, instead of once for each row (known as cascade or shared-prefix
-attention). The function is offered to transformers as one more attention implementation.
+The prefix's keys and values exist once, and the queries of all rows go over them in one product,
+instead of once for each row (known as cascade or shared-prefix attention). Where a kernel of torch
+tells the sum of exponentials, each part has its softmax, and the softmax over both is the mean of
+the two, weighted by these sums; elsewhere the scores are put side by side. The function is offered
+to transformers as one more attention implementation.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-__all__ = ["PrefixLayer", "attention_configs", "part", "two_parts"]
+__all__ = ["PrefixLayer", "attention_configs", "has_kernel", "part", "two_parts"]
 
 _NAME = "sptar_two_parts"
 
@@ -27,6 +28,10 @@ writes to the configs of other towers, which could not be restored one by one.""
 
 _CHANGES_SCORES = ("softcap", "s_aux", "position_bias", "head_mask")
 """Arguments of attention functions that change more than scale and mask."""
+
+_VECTOR = 32
+"""Numbers of two bytes in a processor's widest register. torch's softmax takes twice as long for
+each number of a row that does not fill the last register."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,8 @@ def part(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention to a part of the tokens, and the weight of that part.
 
+    Only for tensors that :func:`has_kernel` accepts.
+
     Args:
         query: [rows, heads, new, width].
         key: [rows, heads, tokens, width]; ``value`` is alike.
@@ -109,45 +116,103 @@ def part(
     """
     if mask is not None:
         mask = mask.expand(query.shape[0], query.shape[1], -1, -1)
-    if query.device.type == "cpu" and query.dtype == torch.float32:
+    if query.device.type == "cpu":
         output, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, causal, attn_mask=mask, scale=scale
         )
         return output, total
-    if query.device.type == "cuda":
-        output, total, _, _ = torch.ops.aten._scaled_dot_product_efficient_attention(
-            query, key, value, mask, True, 0.0, causal, scale=scale
-        )
-        # The kernel rounds the number of queries up.
-        return output, total[:, :, : query.shape[2]]
-    return _plain_part(query, key, value, scale, mask, causal=causal)
+    output, total, _, _ = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, mask, True, 0.0, causal, scale=scale
+    )
+    # The kernel rounds the number of queries up.
+    return output, total[:, :, : query.shape[2]]
 
 
-def _plain_part(
+def has_kernel(query: torch.Tensor) -> bool:
+    """Whether torch has a fast kernel for such tensors that tells the sum of exponentials too.
+
+    For bfloat16 on a CPU there is one, but it takes twice as long as plain products.
+    """
+    kind = query.device.type
+    return kind == "cuda" or (kind == "cpu" and query.dtype == torch.float32)
+
+
+def _merged(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
+    prefix: PrefixLayer,
     scale: float,
     mask: torch.Tensor | None,
-    *,
-    causal: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same in plain products: for devices without such a kernel, and for bfloat16 on a CPU,
+) -> torch.Tensor:
+    """Softmax over each part, then their mean; arguments and output as in :func:`_attend`."""
+    rows, heads, new, width = query.shape
+    shared, shared_total = part(_one_row(query), prefix.keys, prefix.values, scale)
+    shared_total = shared_total.reshape(heads, rows, new).transpose(0, 1)
+    query, key, value = _matched(query, key, value)
+    own, own_total = part(query, key, value, scale, mask, causal=mask is None)
+    own = own.reshape(rows, heads, new, width).transpose(1, 2)
+    own_total = own_total.reshape(rows, heads, new)
+    weight = torch.sigmoid(shared_total - own_total).transpose(1, 2)[..., None].to(own.dtype)
+    shared = shared.transpose(1, 2).reshape(rows, new, heads, width)
+    return torch.lerp(own, shared, weight)
 
-    where torch's kernel takes twice as long as these.
-    """
-    scores = torch.matmul(query * scale, key.transpose(2, 3))
-    if causal:
-        ahead = torch.full(
-            scores.shape[2:], float("-inf"), dtype=scores.dtype, device=scores.device
-        )
-        mask = ahead.triu_(1)
-    if mask is not None:
-        scores += mask
+
+def _joint(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    prefix: PrefixLayer,
+    scale: float,
+    mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """One softmax over the scores of both parts, in plain products; else as :func:`_merged`."""
+    rows, heads, new, width = query.shape
+    tokens, slots = prefix.keys.shape[2], key.shape[2]
+    query = query * scale
+    shared = torch.matmul(_one_row(query), prefix.keys.transpose(2, 3))
+    query, key, value = _matched(query, key, value)
+    own = torch.matmul(query, key.transpose(2, 3)).reshape(rows, heads, new, slots)
+    own += _causal(own) if mask is None else mask
+    nothing = own.new_full((1,), float("-inf")).expand(
+        heads, rows, new, -(tokens + slots) % _VECTOR
+    )
+    scores = torch.cat(
+        [shared.reshape(heads, rows, new, tokens), own.transpose(0, 1), nothing], dim=-1
+    )
     weights = torch.softmax(scores, dim=-1)
-    # The largest score and its weight tell the sum of exponentials: exp(score) / sum = weight.
-    total = scores.amax(dim=-1).float() - weights.amax(dim=-1).float().log()
-    return torch.matmul(weights, value), total
+    of_prefix = weights[..., :tokens].reshape(1, heads, rows * new, tokens)
+    shared = torch.matmul(of_prefix, prefix.values).reshape(heads, rows, new, width)
+    of_own = weights[..., tokens : tokens + slots].transpose(0, 1)
+    own = torch.matmul(of_own.reshape(*query.shape[:3], slots), value)
+    return own.reshape(rows, heads, new, width).transpose(1, 2) + shared.permute(1, 2, 0, 3)
+
+
+def _one_row(query: torch.Tensor) -> torch.Tensor:
+    """All rows' queries side by side [1, heads, rows * new, width]: one long row for the prefix."""
+    rows, heads, new, width = query.shape
+    return query.transpose(1, 2).reshape(1, rows * new, heads, width).transpose(1, 2)
+
+
+def _matched(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Query, key and value with equally many heads."""
+    rows, heads, new, width = query.shape
+    groups = heads // key.shape[1]
+    if new == 1:
+        # Query heads that share a key head stand in for queries: nothing is repeated.
+        return query.reshape(rows, key.shape[1], groups, width), key, value
+    if groups > 1:
+        key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
+    return query, key, value
+
+
+def _causal(scores: torch.Tensor) -> torch.Tensor:
+    """What hides from each token those behind it [new, new]."""
+    new = scores.shape[2]
+    ahead = torch.full((new, new), float("-inf"), dtype=scores.dtype, device=scores.device)
+    return ahead.triu_(1)
 
 
 def _attend(
@@ -167,27 +232,10 @@ def _attend(
     if any(kwargs.get(name) is not None for name in _CHANGES_SCORES):
         raise NotImplementedError("this attention is more than scale, mask and softmax")
     parts = _parts.get()
-    rows, heads, new, width = query.shape
-    scale = width**-0.5 if scaling is None else scaling
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
     prefix = parts.prefix[int(module.layer_idx)]
-    # All rows' queries side by side are one long row for the prefix.
-    flat = query.transpose(1, 2).reshape(1, rows * new, heads, width).transpose(1, 2)
-    shared, shared_total = part(flat, prefix.keys, prefix.values, scale)
-    shared_total = shared_total.reshape(heads, rows, new).transpose(0, 1)
-
-    groups = heads // key.shape[1]
-    if new == 1:
-        # Query heads that share a key head stand in for queries: nothing is repeated.
-        query = query.reshape(rows, key.shape[1], groups, width)
-    elif groups > 1:
-        key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
-    own, own_total = part(query, key, value, scale, parts.mask, causal=parts.mask is None)
-    own = own.reshape(rows, heads, new, width).transpose(1, 2)
-    own_total = own_total.reshape(rows, heads, new)
-
-    weight = torch.sigmoid(shared_total - own_total).transpose(1, 2)[..., None].to(own.dtype)
-    shared = shared.transpose(1, 2).reshape(rows, new, heads, width)
-    return torch.lerp(own, shared, weight), None
+    attention = _merged if has_kernel(query) else _joint
+    return attention(query, key, value, prefix, scale, parts.mask), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(_NAME, _attend)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sptar.llm.attention import PrefixLayer, _attend, _plain_part, part, two_parts
+from sptar.llm.attention import PrefixLayer, _attend, part, two_parts
 
 WIDTH = 8
 
@@ -24,10 +24,9 @@ def random(*shape, seed, spread=1.0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * spread
 
 
-@pytest.mark.parametrize("function", [part, _plain_part])
 @pytest.mark.parametrize("kind", ["all", "mask", "causal"])
 @pytest.mark.parametrize("spread", [1.0, 30.0])
-def test_a_part_and_its_weight(function, kind, spread):
+def test_a_part_and_its_weight(kind, spread):
     query = random(3, 4, 5, WIDTH, seed=1, spread=spread)
     key, value = random(3, 4, 5, WIDTH, seed=2), random(3, 4, 5, WIDTH, seed=3)
     hidden = torch.ones(5, 5, dtype=torch.bool).triu(1)[None, None].repeat(3, 1, 1, 1)
@@ -35,43 +34,51 @@ def test_a_part_and_its_weight(function, kind, spread):
         hidden[1, 0, :, 2] = True
     mask = torch.zeros(hidden.shape).masked_fill(hidden, float("-inf"))
     given = mask if kind == "mask" else None
-    found, total = function(query, key, value, 0.3, given, causal=kind == "causal")
+    found, total = part(query, key, value, 0.3, given, causal=kind == "causal")
     expected, expected_total = whole(query, key, value, 0.3, None if kind == "all" else mask)
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(total.double(), expected_total, atol=1e-4, rtol=1e-5)
-
-
-def test_bfloat16_is_near():
-    query, key, value = (random(2, 4, 6, WIDTH, seed=seed).bfloat16() for seed in (1, 2, 3))
-    found, total = part(query, key, value, 0.3, causal=True)
-    mask = torch.full((6, 6), float("-inf")).triu(1)
-    expected, expected_total = whole(query, key, value, 0.3, mask)
-    torch.testing.assert_close(found.double(), expected, atol=0.03, rtol=0.03)
-    torch.testing.assert_close(total.double(), expected_total, atol=0.03, rtol=0.03)
 
 
 class Layer(torch.nn.Module):
     layer_idx = 0
 
 
+FORMATS = [
+    (torch.float32, 1.0, 1e-5),
+    (torch.float32, 30.0, 1e-5),
+    # No kernel of torch is used for these: the scores of both parts stand side by side.
+    (torch.float64, 1.0, 1e-12),
+    (torch.float64, 30.0, 1e-12),
+    (torch.bfloat16, 1.0, 0.03),
+]
+
+
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
-@pytest.mark.parametrize("new", [1, 3])
-def test_two_parts_are_the_whole(key_heads, new):
-    """Rows with own parts of different lengths, behind one prefix."""
-    rows, heads, prefix, slots = 3, 4, 7, 6
+@pytest.mark.parametrize(("kind", "new"), [("mask", 1), ("mask", 3), ("causal", 5)])
+@pytest.mark.parametrize(("dtype", "spread", "error"), FORMATS)
+def test_two_parts_are_the_whole(key_heads, kind, new, dtype, spread, error):
+    """Rows behind one prefix: with own parts of different lengths, or that have just begun."""
+    rows, heads, prefix = 3, 4, 7
+    slots = 6 if kind == "mask" else new
     groups = heads // key_heads
-    query = random(rows, new, heads, WIDTH, seed=1).transpose(1, 2)
-    keys, values = (random(1, key_heads, prefix, WIDTH, seed=seed) for seed in (2, 3))
-    own_keys, own_values = (random(rows, key_heads, slots, WIDTH, seed=seed) for seed in (4, 5))
+
+    def numbers(*shape, seed, spread=1.0):
+        return random(*shape, seed=seed, spread=spread).to(dtype)
+
+    query = numbers(rows, new, heads, WIDTH, seed=1, spread=spread).transpose(1, 2)
+    keys, values = (numbers(1, key_heads, prefix, WIDTH, seed=seed) for seed in (2, 3))
+    own_keys, own_values = (numbers(rows, key_heads, slots, WIDTH, seed=seed) for seed in (4, 5))
     # The row's new tokens stand in these slots; what is behind them is hidden.
-    ends = torch.tensor([[0], [2], [6 - new]]) + torch.arange(new)
-    hidden = torch.arange(slots) > ends[:, None, :, None]
-    mask = torch.zeros(hidden.shape).masked_fill(hidden, float("-inf"))
+    first = torch.tensor([[0], [2], [6 - new]] if kind == "mask" else [[0]] * rows)
+    hidden = torch.arange(slots) > (first + torch.arange(new))[:, None, :, None]
+    mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, float("-inf"))
     layer = PrefixLayer(
         keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
     )
-    with two_parts([], [layer], mask):
+    with two_parts([], [layer], mask if kind == "mask" else None):
         found, _ = _attend(Layer(), query, own_keys, own_values, None, scaling=0.3)
+    assert found.dtype == dtype
     every_key = torch.cat([keys.expand(rows, -1, -1, -1), own_keys], dim=2)
     every_value = torch.cat([values.expand(rows, -1, -1, -1), own_values], dim=2)
     every_mask = torch.cat([torch.zeros(rows, 1, new, prefix), mask], dim=3)
@@ -82,7 +89,7 @@ def test_two_parts_are_the_whole(key_heads, new):
         0.3,
         every_mask,
     )
-    torch.testing.assert_close(found.double(), expected.transpose(1, 2), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.double(), expected.transpose(1, 2), atol=error, rtol=error)
 
 
 def test_what_it_does_not_know_is_refused():
