@@ -36,9 +36,6 @@ _STOP_WORD_LISTS = {
 }
 """Language → name of its list in ``bm25s.stopwords``; the English one is Lucene's."""
 _APOSTROPHES = "'’＇"
-_REMEMBERED_WORDS = 1_000_000
-"""Words whose term is remembered; beyond that the memory is emptied, so that a huge corpus of rare
-strings cannot fill the machine."""
 
 
 def _word_pattern(
@@ -48,32 +45,33 @@ def _word_pattern(
 
     Arguments are the insides of character classes. ``mark`` may follow any character (rule WB4),
     ``joiner`` (the underscore and its kin) joins everything, ``mid_letter`` and ``mid_number``
-    join two letters or two digits only when they stand alone between them.
+    join two letters or two digits only when they stand alone between them. ``extra`` is an
+    expression for other words.
     """
-    marks = f"[{mark}]*" if mark else ""
+    marks = f"[{mark}]*"
     letters = f"[{letter}][{letter}{mark}]*"
     digits = f"[{digit}][{digit}{mark}]*"
     joiners = f"[{joiner}][{joiner}{mark}]*"
     letter_group = rf"{letters}(?:(?:{joiners}|[{mid_letter}]{marks}){letters})*"
     digit_group = rf"{digits}(?:(?:{joiners}|[{mid_number}]{marks}){digits})*"
-    group = rf"(?:{letter_group}|{digit_group})+"
-    if extra:
-        group = rf"(?:{group}|{extra})"
+    group = rf"(?:(?:{letter_group}|{digit_group})+|{extra})"
     # The look-behind keeps a long rule of underscores from being tried again at each of them.
     leading = rf"(?:(?<![{joiner}]){joiners})?"
     return rf"{leading}{group}(?:{joiners}{group})*(?:{joiners})?"
 
 
+# What _word_pattern says, for ASCII alone: most words are one run of letters and digits, and this
+# takes them in one go.
 _ASCII_WORD = re.compile(
-    _word_pattern(
-        letter="A-Za-z",
-        digit="0-9",
-        joiner="_",
-        mid_letter=".:'",
-        mid_number=".,;'",
-        mark="",
-        extra="",
-    )
+    r"""
+    (?: [A-Za-z0-9] | (?<!_)_+(?=[A-Za-z0-9]) ) [A-Za-z0-9]*
+    (?:
+        (?: _+ | (?<=[A-Za-z])[.:'](?=[A-Za-z]) | (?<=[0-9])[.,;'](?=[0-9]) )
+        [A-Za-z0-9]+
+    )*
+    _*
+    """,
+    re.VERBOSE,
 )
 
 
@@ -150,7 +148,7 @@ class _EnglishStemmer:
     def __init__(self) -> None:
         import Stemmer
 
-        # A cache of its own would be a second one beside the analyzer's.
+        # A cache of its own would be a second one beside that of the callers.
         self._porter = Stemmer.Stemmer("porter", 0)
 
     def __call__(self, word: str) -> str:
@@ -186,27 +184,6 @@ def _stemmer(language: str) -> Callable[[str], str]:
     return stem
 
 
-class _Terms(dict[str, str]):
-    """Word as written → its term, ``""`` for a stop word; filled when asked."""
-
-    def __init__(self, language: str) -> None:
-        super().__init__()
-        self._possessive = language == "english"
-        self._stop_words = _stop_words(language)
-        self._stem = _stemmer(language)
-
-    def __missing__(self, word: str) -> str:
-        bare = word
-        if self._possessive and len(word) >= 2 and word[-1] in "sS" and word[-2] in _APOSTROPHES:
-            bare = word[:-2]
-        bare = bare.lower()
-        term = "" if bare in self._stop_words else self._stem(bare)
-        if len(self) >= _REMEMBERED_WORDS:
-            self.clear()
-        self[word] = term
-        return term
-
-
 class Analyzer:
     """Terms of a text in one language, in order, repeats kept.
 
@@ -227,8 +204,18 @@ class Analyzer:
             hint = f"Did you mean '{near[0]}'?" if near else f"Known are: {', '.join(known)}."
             raise ConfigError(f"There is no stemmer for the language '{language}'.", hint=hint)
         self.language = language
-        self._terms = _Terms(language)
+        self._possessive = language == "english"
+        self._stop_words = _stop_words(language)
+        self._stem = _stemmer(language)
+
+    def term(self, word: str) -> str:
+        """Term of one of the words of :func:`split_words`, ``""`` for a stop word."""
+        bare = word
+        if self._possessive and len(word) >= 2 and word[-1] in "sS" and word[-2] in _APOSTROPHES:
+            bare = word[:-2]
+        bare = bare.lower()
+        return "" if bare in self._stop_words else self._stem(bare)
 
     def terms(self, text: str) -> list[str]:
         """Terms of ``text``; none for a text without letters, digits or ideographs."""
-        return [term for term in map(self._terms.__getitem__, split_words(text)) if term]
+        return [term for term in map(self.term, split_words(text)) if term]

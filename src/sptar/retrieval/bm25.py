@@ -14,8 +14,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -29,6 +28,7 @@ from sptar.io import read_json, write_json
 from sptar.progress import silent
 from sptar.retrieval.analyzer import Analyzer
 from sptar.retrieval.source_rank import Postings, count_better
+from sptar.retrieval.term_numbers import NumberedTexts, WordNumbers
 from sptar.types import Corpus, Progress, Query, Run, SourceRank
 
 __all__ = ["Bm25Index", "ScoredDocument"]
@@ -51,28 +51,6 @@ class ScoredDocument:
     score: float
 
 
-class _TermIds(Sequence[list[int]]):
-    """Term numbers of every document in one flat array: 4 bytes for each term of the corpus."""
-
-    def __init__(self) -> None:
-        self._flat = array("i")
-        self._ends = array("q", [0])
-
-    def append(self, ids: list[int]) -> None:
-        """Add the next document."""
-        self._flat.extend(ids)
-        self._ends.append(len(self._flat))
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, position: Any) -> Any:
-        return self._flat[self._ends[position] : self._ends[position + 1]].tolist()
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (self[position] for position in range(len(self)))
-
-
 _REMEMBERED_IDS = 1 << 20
 
 
@@ -80,7 +58,7 @@ _REMEMBERED_IDS = 1 << 20
 class _Tokenized:
     """What ``bm25s`` takes for an already tokenized corpus."""
 
-    ids: _TermIds
+    ids: NumberedTexts
     vocab: dict[str, int]
 
 
@@ -128,6 +106,7 @@ class Bm25Index:
         self._id_order = id_order
         self._corpus = corpus
         self._analyzer = analyzer
+        self._words = WordNumbers.known(analyzer, engine.vocab_dict)
         # A corpus on disk parses a line for each id, and many queries find the same documents.
         self._id_of = lru_cache(maxsize=_REMEMBERED_IDS)(corpus.doc_id)
 
@@ -151,15 +130,11 @@ class Bm25Index:
             raise DataError("The corpus is empty: there is nothing to index.")
         analyzer = Analyzer(language)
         vocabulary: dict[str, int] = {}
-        term_ids = _TermIds()
+        words = WordNumbers.growing(analyzer, vocabulary)
+        numbered = NumberedTexts()
         progress.start("Indexing for BM25", len(corpus), "documents")
         for number, document in enumerate(corpus, start=1):
-            term_ids.append(
-                [
-                    vocabulary.setdefault(term, len(vocabulary))
-                    for term in analyzer.terms(document.full_text)
-                ]
-            )
+            numbered.append(words.of(document.full_text))
             if number % _PROGRESS_STRIDE == 0:
                 progress.advance(_PROGRESS_STRIDE)
         progress.advance(len(corpus) % _PROGRESS_STRIDE)
@@ -168,7 +143,7 @@ class Bm25Index:
         # A corpus without a single term has mean length 0; nothing is ever divided by it.
         with np.errstate(divide="ignore", invalid="ignore"):
             engine.index(
-                _Tokenized(term_ids, vocabulary), create_empty_token=False, show_progress=False
+                _Tokenized(numbered, vocabulary), create_empty_token=False, show_progress=False
             )
         progress.finish()
         order = sorted(range(len(corpus)), key=corpus.doc_id)
@@ -237,8 +212,7 @@ class Bm25Index:
 
     def _term_numbers(self, text: str) -> list[int]:
         """The query's terms that the corpus knows, in the order in which scores are added up."""
-        vocabulary = self._engine.vocab_dict
-        return sorted(vocabulary[term] for term in self._analyzer.terms(text) if term in vocabulary)
+        return sorted(self._words.of(text))
 
     def scores(self, text: str) -> Scores:
         """Score of every document for a query, by position; shape (documents,)."""
@@ -291,16 +265,14 @@ class Bm25Index:
         Raises:
             DataError: the corpus does not hold one of the documents.
         """
-        numbers: list[int] = []
-        ends = [0]
+        asked = NumberedTexts()
         for text in texts:
-            numbers.extend(self._term_numbers(text))
-            ends.append(len(numbers))
+            asked.append(self._term_numbers(text))
         ranks, scores = count_better(
             self._postings,
             self._id_order,
-            np.array(numbers, dtype=np.int32),
-            np.array(ends, dtype=np.int64),
+            asked.flat,
+            asked.ends,
             np.array([self._source_position(doc_id) for doc_id in doc_ids], dtype=np.int64),
         )
         return [

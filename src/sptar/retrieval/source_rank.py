@@ -1,11 +1,13 @@
 """How many documents beat a given one for a query, without scoring all of them.
 
 The question of the weak data filter is not "which are the best documents" but "how many are better
-than the source". So the score to beat is known before the walk, and a document can be left out as
-soon as it cannot reach it (the idea of MaxScore, Turtle and Flood 1995): terms are set aside, the
-longest postings first, as long as all of them together cannot lift a document to that score. Only
-the postings of the other terms are walked; what comes close is scored exactly, by looking it up in
-the lists that were set aside.
+than the source". So the score to beat is known before the walk, and whatever cannot reach it is
+left out as soon as that is certain (the idea of MaxScore, Turtle and Flood 1995). Terms are taken
+in the order of what they can add for each posting that has to be read. A document is remembered
+only while its sum so far and the most that the terms still to come can add reach the score to
+beat; when those terms alone cannot, no document is new any more, and of their lists only the
+places of remembered documents matter. What comes close to the score is added up once more, in the
+order of the terms.
 """
 
 from __future__ import annotations
@@ -20,11 +22,8 @@ import numpy.typing as npt
 
 __all__ = ["Postings", "count_better"]
 
-_LONG = 8
-"""Terms in at least every so-many-th document may be set aside."""
-
-_SLACK = 1e-5
-"""Relative error allowed to a float32 sum of a query's terms, far more than it can have."""
+_LOOK_UP = 50
+"""Looking a document up in a list costs about as much as reading so many postings of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +61,8 @@ def count_better(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Rank and score of each query's source document.
 
+    Beside the index it needs eight bytes for each document, however many queries there are.
+
     Args:
         postings: lists over n documents.
         id_order: (n,) place of each document's id among all ids, for ties.
@@ -97,6 +98,7 @@ def _compiled() -> Callable[..., None]:
     import numba
 
     compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(nogil=True)
+    nothing = np.float32(0.0)
 
     @compiled
     def find(documents: Any, start: int, stop: int, wanted: int) -> int:
@@ -114,9 +116,9 @@ def _compiled() -> Callable[..., None]:
         documents: Any, weights: Any, ends: Any, terms: Any, first: int, last: int, wanted: int
     ) -> Any:
         """Score of one document, its contributions added in the order of the terms."""
-        total = np.float32(0.0)
+        total = nothing
         previous = -1
-        contribution = np.float32(0.0)
+        contribution = nothing
         for place in range(first, last):
             term = terms[place]
             if term != previous:
@@ -126,9 +128,91 @@ def _compiled() -> Callable[..., None]:
                 if found < stop and documents[found] == wanted:
                     contribution = weights[found]
                 else:
-                    contribution = np.float32(0.0)
+                    contribution = nothing
             total += contribution
         return total
+
+    # The loops below ask no question of single postings that a processor would have to guess the
+    # answer to: they write always, and count what is to stay. Numbers without sign spare a test
+    # for indices that count from the end.
+
+    @compiled
+    def add(
+        documents: Any, weights: Any, repeats: Any, least: Any, reached: Any, met: Any, number: int
+    ) -> int:
+        """Add a list; documents not met so far are new if this term gives them ``least``."""
+        for place in range(len(documents)):
+            document = np.uint32(documents[place])
+            contribution = repeats * weights[place]
+            before = reached[document]
+            new = (before == nothing) & (contribution >= least)
+            reached[document] = before + contribution if new | (before > nothing) else nothing
+            met[number] = document
+            number += new
+        return number
+
+    @compiled
+    def add_to_met(documents: Any, weights: Any, repeats: Any, reached: Any) -> None:
+        """Add a list to the documents already met, reading all of it."""
+        for place in range(len(documents)):
+            document = np.uint32(documents[place])
+            before = reached[document]
+            raised = before + repeats * weights[place]
+            reached[document] = raised if before > nothing else nothing
+
+    @compiled
+    def look_up(
+        documents: Any, weights: Any, repeats: Any, reached: Any, met: Any, number: int
+    ) -> None:
+        """The same, looking for each of the documents."""
+        for place in range(number):
+            document = met[place]
+            found = find(documents, 0, len(documents), document)
+            if found < len(documents) and documents[found] == document:
+                reached[document] += repeats * weights[found]
+
+    @compiled
+    def forget(least: Any, reached: Any, met: Any, number: int) -> int:
+        """Keep the documents that have at least ``least``."""
+        kept = 0
+        for place in range(number):
+            document = np.uint32(met[place])
+            score = reached[document]
+            enough = score >= least
+            reached[document] = score if enough else nothing
+            met[kept] = document
+            kept += enough
+        return kept
+
+    @compiled
+    def order_terms(
+        ends: Any, largest: Any, terms: Any, first: int, last: int, distinct: Any, repeats: Any
+    ) -> int:
+        """Distinct terms with documents, those first that can add most for each posting."""
+        number = 0
+        place = first
+        while place < last:
+            term = terms[place]
+            after = place + 1
+            while after < last and terms[after] == term:
+                after += 1
+            gain = (after - place) * np.float64(largest[term])
+            length = ends[term + 1] - ends[term]
+            if length:
+                at = number
+                while at:
+                    other = distinct[at - 1]
+                    other_length = ends[other + 1] - ends[other]
+                    if repeats[at - 1] * np.float64(largest[other]) * length >= gain * other_length:
+                        break
+                    distinct[at] = other
+                    repeats[at] = repeats[at - 1]
+                    at -= 1
+                distinct[at] = term
+                repeats[at] = after - place
+                number += 1
+            place = after
+        return number
 
     @compiled
     def walk(
@@ -145,14 +229,14 @@ def _compiled() -> Callable[..., None]:
     ) -> None:
         count = len(id_order)
         reached = np.zeros(count, dtype=np.float32)
-        touched = np.empty(count, dtype=np.int32)
+        # One place more: what is not to stay is written too, behind the last that is.
+        met = np.empty(count + 1, dtype=np.int32)
         most = 1
         for query in range(len(sources)):
             most = max(most, term_ends[query + 1] - term_ends[query])
         distinct = np.empty(most, dtype=np.int64)
-        repeats = np.empty(most, dtype=np.int64)
-        cost = np.empty(most, dtype=np.float64)
-        set_aside = np.zeros(most, dtype=np.bool_)
+        repeats = np.empty(most, dtype=np.float32)
+        to_come = np.empty(most + 1, dtype=np.float64)
         for query in range(len(sources)):
             first, last = term_ends[query], term_ends[query + 1]
             source = sources[query]
@@ -161,69 +245,41 @@ def _compiled() -> Callable[..., None]:
             if to_beat <= 0:
                 ranks[query] = 0
                 continue
-            # Distinct terms with what each can add at most and how long its list is.
-            number = 0
-            for place in range(first, last):
-                if number and distinct[number - 1] == terms[place]:
-                    repeats[number - 1] += 1
-                else:
-                    distinct[number] = terms[place]
-                    repeats[number] = 1
-                    number += 1
-            for item in range(number):
-                term = distinct[item]
-                gain = repeats[item] * np.float64(largest[term])
-                length = ends[term + 1] - ends[term]
-                # Looking a document up costs about as much as walking some dozen postings: short
-                # lists are walked.
-                worth = gain > 0 and length * _LONG >= count
-                cost[item] = -np.float64(length) / gain if worth else np.inf
-            threshold = np.float64(to_beat) * (1.0 - _SLACK)
-            aside = 0.0
-            set_aside[:number] = False
-            for item in np.argsort(cost[:number]):
+            terms_left = order_terms(ends, largest, terms, first, last, distinct, repeats)
+            to_come[terms_left] = 0.0
+            for item in range(terms_left - 1, -1, -1):
                 gain = repeats[item] * np.float64(largest[distinct[item]])
-                if cost[item] < np.inf and aside + gain < threshold:
-                    aside += gain
-                    set_aside[item] = True
-            # Terms are added in their order, repeats one by one: when none is set aside, what a
-            # document has reached is its score, to the last bit.
-            met = 0
-            for item in range(number):
-                if set_aside[item]:
-                    continue
-                term = distinct[item]
-                for _ in range(repeats[item]):
-                    for place in range(ends[term], ends[term + 1]):
-                        document = documents[place]
-                        if reached[document] == 0:
-                            touched[met] = document
-                            met += 1
-                        reached[document] += weights[place]
+                to_come[item] = to_come[item + 1] + gain
+            # Sums of m numbers above 0 in float32, added in whatever order, are at most about
+            # 2m · 2⁻²⁴ apart: twice that, and something for the bounds themselves.
+            slack = (last - first + 8) * 2.0**-22
+            threshold = np.float64(to_beat) * (1.0 - slack)
+            number = 0
+            for item in range(terms_left):
+                start, stop = ends[distinct[item]], ends[distinct[item] + 1]
+                listed, added = documents[start:stop], weights[start:stop]
+                least = np.float32((threshold - to_come[item + 1]) * (1.0 - slack))
+                if to_come[item] >= threshold:
+                    number = add(listed, added, repeats[item], least, reached, met, number)
+                elif number * _LOOK_UP < stop - start:
+                    look_up(listed, added, repeats[item], reached, met, number)
+                else:
+                    add_to_met(listed, added, repeats[item], reached)
+                number = forget(least, reached, met, number)
             better = 0
-            complete = aside == 0
-            hopeless = np.float32((threshold - aside) * (1.0 - _SLACK))
-            certain = np.float32(np.float64(to_beat) * (1.0 + _SLACK))
-            for place in range(met):
-                document = touched[place]
+            close = 0
+            uncertain = np.float32(threshold)
+            certain = np.float32(np.float64(to_beat) * (1.0 + slack))
+            for place in range(number):
+                document = np.uint32(met[place])
                 score = reached[document]
-                reached[document] = 0
-                if score < hopeless or document == source:
-                    continue
-                # What was set aside can only raise a score: mostly a look into those lists tells
-                # on which side it ends up; what is close is added up in the order of the terms.
-                if not complete and score <= certain:
-                    for item in range(number):
-                        if set_aside[item]:
-                            term = distinct[item]
-                            stop = ends[term + 1]
-                            found = find(documents, ends[term], stop, document)
-                            if found < stop and documents[found] == document:
-                                score += repeats[item] * weights[found]
-                    if score < threshold:
-                        continue
-                    if score <= certain:
-                        score = exact(documents, weights, ends, terms, first, last, document)
+                reached[document] = nothing
+                better += score > certain
+                met[close] = document
+                close += (score >= uncertain) & (score <= certain)
+            for place in range(close):
+                document = met[place]
+                score = exact(documents, weights, ends, terms, first, last, document)
                 if score > to_beat or (score == to_beat and id_order[document] < id_order[source]):
                     better += 1
             ranks[query] = 1 + better

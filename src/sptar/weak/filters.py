@@ -12,7 +12,7 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeVar
 
 import regex
@@ -77,6 +77,8 @@ class RankedQuery:
 
 
 _Record = TypeVar("_Record", RankedQuery, Decision)
+_RANKED_FIELDS = [field.name for field in fields(RankedQuery)]
+_DECISION_FIELDS = [field.name for field in fields(Decision)]
 
 
 def normalise(text: str) -> str:
@@ -372,12 +374,12 @@ def cutoff_table(decisions: Iterable[Decision], ks: Sequence[int]) -> dict[int, 
 
 def ranked_to_row(query: RankedQuery) -> dict[str, Any]:
     """JSON object of a ranked query."""
-    return asdict(query)
+    return {name: getattr(query, name) for name in _RANKED_FIELDS}
 
 
 def decision_to_row(decision: Decision) -> dict[str, Any]:
     """JSON object of a decision."""
-    return asdict(decision)
+    return {name: getattr(decision, name) for name in _DECISION_FIELDS}
 
 
 def ranked_from_row(row: Mapping[str, Any]) -> RankedQuery:

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sptar.errors import ConfigError
-from sptar.retrieval import analyzer
 from sptar.retrieval.analyzer import Analyzer, languages, split_words
 
 SCIFACT = Path("../shared/data/scifact")
@@ -121,14 +120,6 @@ def test_an_unknown_language_is_refused_with_the_nearest_one() -> None:
         Analyzer("englich")
     with pytest.raises(ConfigError, match="Known are: none, arabic"):
         Analyzer("klingon")
-
-
-def test_forgetting_words_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "running dogs run the races that running dogs win " * 3
-    expected = Analyzer("english").terms(text)
-    monkeypatch.setattr(analyzer, "_REMEMBERED_WORDS", 2)
-    assert Analyzer("english").terms(text) == expected
-    assert expected[:4] == ["run", "dog", "run", "race"]
 
 
 @pytest.mark.skipif(not SCIFACT.exists(), reason="the collection ../shared/data/scifact is absent")

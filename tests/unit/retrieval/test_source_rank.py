@@ -67,23 +67,78 @@ def test_ranks_and_scores_are_those_of_scoring_every_document(data):
     ]
 
 
-def test_many_documents_with_long_common_lists():
-    """Large enough that terms are really set aside."""
-    generator = np.random.default_rng(3)
-    matrix = np.zeros((400, 30), np.float32)
-    for term in range(30):
-        share = 0.9 if term < 5 else 0.05
-        holds = generator.random(400) < share
-        matrix[holds, term] = generator.random(int(holds.sum())) * (0.2 if term < 5 else 3.0) + 0.01
-    id_order = generator.permutation(400).astype(np.int32)
-    queries = [sorted(generator.integers(0, 30, 6).tolist()) for _ in range(300)]
-    sources = generator.integers(0, 400, 300).tolist()
+def random_matrix(generator, documents, shares, scales, steps=0):
+    """Contributions where term t stands in about ``shares[t]`` of the documents.
+
+    They lie between 0 and ``scales[t]``; with ``steps``, at that many values only.
+    """
+    size = (documents, len(shares))
+    values = 1.0 - generator.random(size)
+    if steps:
+        values = np.ceil(values * steps) / steps
+    held = generator.random(size) < np.array(shares)
+    return (held * values * np.array(scales)).astype(np.float32)
+
+
+def check(matrix, id_order, queries, sources):
+    """All queries in one call, so that nothing of one may be left for the next."""
     found = ask(matrix, id_order, queries, sources)
     assert found == [
         slow_rank(matrix, id_order, terms, source)
         for terms, source in zip(queries, sources, strict=True)
     ]
+    return found
+
+
+def test_many_documents_with_long_common_lists():
+    generator = np.random.default_rng(3)
+    matrix = random_matrix(generator, 400, [0.9] * 5 + [0.05] * 25, [0.2] * 5 + [3.0] * 25)
+    id_order = generator.permutation(400).astype(np.int32)
+    queries = [sorted(generator.integers(0, 30, 6).tolist()) for _ in range(300)]
+    sources = generator.integers(0, 400, 300).tolist()
+    found = check(matrix, id_order, queries, sources)
     assert {rank == 0 for rank, _ in found} == {True, False}
+
+
+def test_rare_terms_with_common_ones():
+    """Few documents are left when lists of more than a thousand come: each is looked up."""
+    generator = np.random.default_rng(4)
+    matrix = random_matrix(generator, 2000, [0.7] * 4 + [0.004] * 8, [0.3] * 4 + [4.0] * 8, 5)
+    id_order = generator.permutation(2000).astype(np.int32)
+    queries, sources = [], []
+    for _ in range(60):
+        rare = int(generator.integers(4, 12))
+        queries.append(sorted([rare, *generator.integers(0, 4, 3).tolist()]))
+        holders = np.flatnonzero(matrix[:, rare])
+        sources.append(int(generator.choice(holders)))
+    found = check(matrix, id_order, queries, sources)
+    assert len({rank for rank, _ in found}) > 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), steps=st.integers(0, 4), most=st.integers(1, 40))
+def test_random_lists_and_queries_with_many_equal_scores(seed, steps, most):
+    generator = np.random.default_rng(seed)
+    terms = int(generator.integers(1, 10))
+    shares = generator.choice([0.0, 0.01, 0.1, 0.5, 1.0], terms)
+    matrix = random_matrix(generator, 300, shares, generator.choice([0.1, 1.0, 5.0], terms), steps)
+    id_order = generator.permutation(300).astype(np.int32)
+    # As long as 40 terms with repeats: sums in float32 then depend on their order.
+    lengths = generator.integers(0, most + 1, 20)
+    queries = [sorted(generator.integers(0, terms, length).tolist()) for length in lengths]
+    check(matrix, id_order, queries, generator.integers(0, 300, 20).tolist())
+
+
+def test_scores_that_differ_in_the_last_place_only():
+    """Sums that are equal in any other order, and the same documents over and over."""
+    generator = np.random.default_rng(5)
+    values = np.float32([0.1, 0.2, 0.3, 0.7, 1.1])
+    rows = np.array([generator.permutation(values) for _ in range(40)])
+    matrix = np.concatenate([rows, rows])
+    id_order = generator.permutation(80).astype(np.int32)
+    found = check(matrix, id_order, [[0, 1, 2, 3, 4]] * 80, list(range(80)))
+    assert sorted(rank for rank, _ in found) == list(range(1, 81))
+    assert 1 < len({score for _, score in found}) < 20
 
 
 def test_repeated_terms_count_as_often_as_they_stand_there():
