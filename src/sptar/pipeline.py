@@ -66,7 +66,10 @@ class RunRecord:
                 hint="It has: " + ", ".join(self.methods),
             )
         if step not in self.methods[method]:
-            raise WorkspaceError(f"The method '{method}' has no step '{step}'.")
+            raise WorkspaceError(
+                f"The method '{method}' of the run '{self.name}' has no step '{step}'.",
+                hint=None if self.finished else "Finish the run first: sptar run CONFIG",
+            )
         found = workspace.find(step, self.methods[method][step])
         if found is None:
             raise WorkspaceError(
@@ -81,15 +84,18 @@ def run(
 ) -> tuple[RunGraph, RunRecord]:
     """Make every artefact of a config (or only those up to the steps ``until``) and record it.
 
-    The report is not made here: it only reads what lies in the workspace afterwards.
+    The report is not made here: it only reads what lies in the workspace afterwards. The record of
+    a finished run is replaced by a whole run alone, not by a single step of one.
     """
     workspace = context.workspace
     graph = build_graph(config, workspace)
     folder = workspace.run_folder(config.name)
     settings = dump_config(config)
-    atomic_write_text(
-        folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    )
+    recorded = until is None or not _is_finished(folder)
+    if recorded:
+        atomic_write_text(
+            folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        )
     steps = graph.steps(until)
     record = RunRecord(
         config.name,
@@ -109,9 +115,11 @@ def run(
     for step, made in _walk(steps, context):
         seconds = made.artefact.manifest.seconds if made.reused else made.seconds
         record.steps.append(StepRecord(step.name, step.fingerprint, made.reused, round(seconds, 3)))
-        _save_record(folder, record)
+        if recorded:
+            _save_record(folder, record)
     record = replace(record, finished=until is None)
-    _save_record(folder, record)
+    if recorded:
+        _save_record(folder, record)
     if until is None:
         _link_models(graph, workspace, folder)
     return graph, record
@@ -123,6 +131,11 @@ def _walk(steps: list[Step], context: Context) -> Iterator[tuple[Step, Made]]:
         state = "reused" if done else "making"
         context.progress.message(f"[{number}/{len(steps)}] {step.name} {step.fingerprint}: {state}")
         yield step, make(step, context)
+
+
+def _is_finished(folder: Path) -> bool:
+    path = folder / "run.json"
+    return path.exists() and bool(read_json(path)["finished"])
 
 
 def _save_record(folder: Path, record: RunRecord) -> None:

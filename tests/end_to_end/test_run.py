@@ -106,6 +106,29 @@ def test_a_second_run_reuses_everything(
     assert all(step["reused"] for step in shown["steps"])
 
 
+def test_a_single_step_leaves_the_record_of_a_finished_run(
+    finished: Path, make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = finished / "runs" / "toy"
+    before = {name: (folder / name).read_bytes() for name in ("run.json", "config.yaml")}
+    made = json_of(
+        capsys, "encode", str(make_config()), "--set", "evaluate.top_k=7", "--work", str(finished)
+    )
+    assert all(item["reused"] for item in made)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert json_of(capsys, "status", "toy", "--work", str(finished))["finished"]
+
+
+def test_a_step_without_a_run_is_recorded_as_unfinished(
+    finished: Path, make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(make_config(name="begun")), "--work", str(finished)]
+    json_of(capsys, "tune", *arguments)
+    assert not json_of(capsys, "status", "begun", "--work", str(finished))["finished"]
+    assert run_application(["search", "a drill", "--run", "begun", *arguments[1:]]) == 2
+    assert "Finish the run first: sptar run CONFIG" in capsys.readouterr().err
+
+
 def test_another_cutoff_writes_and_searches_nothing_again(
     finished: Path, make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:

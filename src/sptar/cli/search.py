@@ -14,7 +14,8 @@ __all__ = ["search"]
 def search(
     text: Annotated[str, typer.Argument(help="The question.")],
     run: Annotated[
-        str | None, typer.Option("--run", help="Name of the run; by default the newest.")
+        str | None,
+        typer.Option("--run", help="Name of the run; by default the newest finished one."),
     ] = None,
     method: Annotated[
         str | None,

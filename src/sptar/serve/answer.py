@@ -79,7 +79,8 @@ def answer(
             raise WorkspaceError(
                 f"There is no run in {workspace.root}.", hint="Type: sptar run CONFIG"
             )
-        run = names[-1]
+        finished = [name for name in names if load_record(workspace, name).finished]
+        run = (finished or names)[-1]
     record = load_record(workspace, run)
     method = choose_method(record, method)
     collection = Collection.open(
