@@ -1,10 +1,10 @@
-# `make demo`, `make test`, `make check`: each sets up its own environment first, once.
+# `make demo`, `make test`, `make check` and the others: each sets up its own environment first, once.
 PYTHON ?= python3
 VENV ?= .venv
 READY := $(VENV)/.ready
-STARTER := demo-work/starter/.ready
+TOYS := demo-work/starter/.ready
 
-.PHONY: environment demo test check bench clean
+.PHONY: environment demo demo-toy test check bench clean
 
 environment: $(READY)
 
@@ -14,13 +14,21 @@ $(READY): pyproject.toml constraints.txt
 		-e ".[test,check]"
 	touch $@
 
-$(STARTER): $(READY) src/sptar/starter/toy.py $(wildcard src/sptar/starter/toy_collection/*.jsonl)
+# The whole method on the collection and the models inside the package: minutes on two cores.
+demo: $(READY)
+	$(VENV)/bin/sptar run configs/starter.yaml --work demo-work/work
+	@echo
+	@echo 'Ask the retriever that came out of it:'
+	@echo '  $(VENV)/bin/sptar search "is my dog allowed on the boat" --run starter --work demo-work/work'
+	@echo 'After `. $(VENV)/bin/activate` plain `sptar` does as well.'
+
+$(TOYS): $(READY) src/sptar/starter/toy.py $(wildcard src/sptar/starter/toy_collection/*.jsonl)
 	$(VENV)/bin/python -m sptar.starter.toy demo-work/starter
 	touch $@
 
-# The whole pipeline on toy models and a toy collection: it shows that everything runs, and its
-# numbers mean nothing.
-demo: $(STARTER)
+# The same on toy models and a toy collection: it shows that everything runs, and its numbers mean
+# nothing.
+demo-toy: $(TOYS)
 	$(VENV)/bin/sptar run configs/demo.yaml --work demo-work/work
 	@echo "Toy models, toy collection: these numbers mean nothing. The report lies below demo-work/work/runs/demo."
 

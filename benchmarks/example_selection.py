@@ -120,6 +120,7 @@ def batches_by_rows_alone() -> Iterator[None]:
 
 PARTS = {
     "whole": (),
+    "whole, bfloat16": (),
     "prefix copied": (one_prefix_for_each_row,),
     "weights not packed": (weights_as_they_are,),
     "gated layers not in place": (gated_layers_as_they_are,),
@@ -165,11 +166,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     example_tokens = (EXAMPLE_TOKENS - 30, EXAMPLE_TOKENS - 10)
     pairs = random_pairs(load, options.pairs, DOCUMENT_TOKENS, 21)
     config = SelectConfig(batch_size=options.batch_size, groups=options.groups)
+    # The same weights, rounded: `llm.dtype: bfloat16`.
+    loads = dict.fromkeys(options.variants, load)
+    if "whole, bfloat16" in loads:
+        rounded = workload(options.model_shape, options.device, torch.bfloat16)
+        loads["whole, bfloat16"] = rounded
     scorers = {
-        name: Recording(
-            PromptedScorer(load.model, load.template, load.soft_prompt, options.batch_size)
-        )
-        for name in options.variants
+        name: Recording(PromptedScorer(of.model, of.template, of.soft_prompt, options.batch_size))
+        for name, of in loads.items()
     }
     # Pairs each second, by the wall and by the processor.
     rates: dict[str, list[tuple[float, float]]] = {"published": [], **{v: [] for v in scorers}}
@@ -237,7 +241,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             [load.template.document_ids(pair.document).ids for pair in pairs]
         ),
         "query_tokens": mean_tokens([load.template.query_ids(pair.query.text) for pair in pairs]),
-        "matmul_peak": asdict(matmul_peak(torch.float32, device)),
+        "matmul_peak": {
+            "float32": asdict(matmul_peak(torch.float32, device)),
+            "bfloat16": asdict(matmul_peak(torch.bfloat16, device)),
+        },
         "variants": rows,
     }
 
@@ -293,9 +300,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="of torch; by default its own choice")
     parser.add_argument(
         "--variants",
-        type=lambda text: text.split(","),
-        default=["whole", "weights not packed"],
-        help=f"of {', '.join(PARTS)}",
+        type=lambda text: text.split(";"),
+        default=["whole", "whole, bfloat16", "weights not packed"],
+        help=f"separated by semicolons, of: {'; '.join(PARTS)}",
     )
     parser.add_argument("--out", type=Path)
     return parser.parse_args()

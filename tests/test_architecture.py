@@ -15,7 +15,7 @@ PACKAGE = SOURCE / "sptar"
 
 LAYERS = (
     ("errors", "types"),
-    ("config", "io", "identity", "progress", "workspace", "blocks", "executors"),
+    ("config", "io", "identity", "packaged", "progress", "workspace", "blocks", "executors"),
     ("data", "llm", "retrieval", "evaluation", "starter"),
     ("weak",),
     ("steps",),

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sptar.errors import ConfigError
+from sptar.packaged import Place
 
 __all__ = [
     "AugmentConfig",
@@ -73,10 +74,10 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Where the collection comes from. Either ``source`` or ``corpus`` is needed."""
 
-    source: str | None = Field(
+    source: Place | None = Field(
         None,
-        description="A BEIR folder (corpus.jsonl, queries.jsonl, qrels/*.tsv), `hf:NAME` or "
-        "`ir:NAME`.",
+        description="A BEIR folder (corpus.jsonl, queries.jsonl, qrels/*.tsv), `hf:NAME`, "
+        "`ir:NAME`, or `starter:transport`, which lies inside the package.",
     )
     corpus: str | None = Field(
         None, description="A CSV, TSV, JSONL or Parquet file with one document a row."
@@ -187,7 +188,11 @@ class SplitConfig(Section):
 class LanguageModelConfig(Section):
     """The frozen LLM: a folder, or a name on the Hugging Face hub."""
 
-    name: str = Field(..., description="Folder or hub name of a causal language model.")
+    name: Place = Field(
+        ...,
+        description="Folder or hub name of a causal language model, or `starter:language-model`, "
+        "which lies inside the package.",
+    )
     revision: str | None = Field(None, description="Hub revision.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Number format of the weights; float32 is token-exact."
@@ -398,10 +403,12 @@ class TrainConfig(Section):
         description="Row of the table of retrievers (`retrieval/specs.py`). What is not set here "
         "takes the value of that row; the defaults named here are those of `dpr`.",
     )
-    start: str = Field(
-        "google-bert/bert-base-uncased", description="Folder or hub name of the start encoder."
+    start: Place = Field(
+        "google-bert/bert-base-uncased",
+        description="Folder or hub name of the start encoder, or `starter:encoder`, which lies "
+        "inside the package.",
     )
-    query_start: str | None = Field(
+    query_start: Place | None = Field(
         None,
         description="With separate towers: folder or hub name of the query encoder's start, where "
         "it is another one.",
@@ -460,12 +467,12 @@ class TrainConfig(Section):
         ge=0,
         lt=1,
     )
-    teacher: str = added(
+    teacher: Place = added(
         "own",
         "Cross-encoder whose margins the student learns (tas_b): `own` trains one on the same "
         "pairs; a folder or hub name brings supervision from elsewhere.",
     )
-    in_batch_teacher: str = added(
+    in_batch_teacher: Place = added(
         "own", "Late-interaction teacher of the other pairs of a batch; `none` for none."
     )
     in_batch_weight: float = added(0.75, "Weight of the in-batch teacher's loss.", ge=0)

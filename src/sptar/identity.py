@@ -13,6 +13,7 @@ from typing import Any
 
 from sptar.errors import DataError, ModelError
 from sptar.io import read_json, write_json
+from sptar.packaged import refuse_missing
 
 __all__ = ["HashCache", "hash_json", "model_identity"]
 
@@ -98,6 +99,7 @@ def model_identity(name: str, revision: str | None, cache: HashCache) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         return "folder:" + cache.folder(path)
+    refuse_missing(name)
     if path.is_absolute() or name.startswith(".") or name.count("/") > 1 or not name:
         raise ModelError(
             f"There is no model folder {name!r}.",

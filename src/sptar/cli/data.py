@@ -24,7 +24,10 @@ def _data() -> None:
 @application.command("check")
 def check(
     source: Annotated[
-        str, typer.Argument(help="A BEIR folder, hf:NAME, ir:NAME, or a config's YAML file.")
+        str,
+        typer.Argument(
+            help="A BEIR folder, hf:NAME, ir:NAME, starter:NAME, or a config's YAML file."
+        ),
     ],
     on_error: Annotated[
         str,
@@ -43,6 +46,7 @@ def check(
     from sptar.config import DataConfig, load_config
     from sptar.data.validate import check as check_collection
     from sptar.errors import ConfigError
+    from sptar.packaged import folder_of
 
     if on_error not in ("report", "stop", "skip"):
         raise ConfigError(f"--on-error {on_error}: choose `report`, `stop` or `skip`.")
@@ -50,7 +54,7 @@ def check(
     if Path(source).suffix.lower() in (".yaml", ".yml"):
         data = load_config(source).data.model_copy(update={"on_error": mode})
     else:
-        data = DataConfig(source=source, on_error=mode)
+        data = DataConfig(source=folder_of(source), on_error=mode)
     progress = TerminalProgress()
     if mode == "stop":
         import tempfile

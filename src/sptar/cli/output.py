@@ -86,10 +86,15 @@ def print_json(value: Any) -> None:
     print(to_json(value, indent=2))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table on standard output; text from data is never read as markup."""
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, lines: bool = False
+) -> None:
+    """A table on standard output, with lines between its rows when these are long.
+
+    Text from data is never read as markup.
+    """
     width = None if sys.stdout.isatty() else 120
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", show_lines=lines)
     for number, column in enumerate(columns):
         table.add_column(column, overflow="fold", justify="left" if number == 0 else "default")
     for row in rows:

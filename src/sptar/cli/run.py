@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from sptar.cli.options import (
     WORK,
     Assignments,
@@ -15,6 +18,10 @@ from sptar.cli.options import (
     executor_of,
     load,
 )
+
+if TYPE_CHECKING:
+    from sptar.pipeline import RunRecord
+    from sptar.report.records import MethodExamples
 
 __all__ = ["run"]
 
@@ -52,11 +59,42 @@ def run(
         print("+ significantly better than the verdict's method, - significantly worse")
     for sentence in written.verdict:
         print(sentence)
+    if written.examples is not None:
+        _show_examples(written.examples)
     print(f"Report: {written.page}")
+    _show_next(record, work)
+
+
+def _show_examples(examples: MethodExamples) -> None:
+    from sptar.cli.output import print_table
+    from sptar.evaluation.systems import method_title
+    from sptar.report.printed import print_examples
+
+    title = method_title(examples.method)
+    table = print_examples(examples)
+    if table.rows:
+        heading = f"Weak queries of {title} that were kept"
+        print_table(heading, table.columns, table.rows, lines=True)
+    else:
+        print(f"No weak query of {title} was kept.")
+
+
+def _show_next(record: RunRecord, work: Path) -> None:
+    """What to type next: a question, and after a run on the package's own data one's own."""
+    from sptar.packaged import PLACES
+
     if any(record.retriever(name) is not None for name in record.methods):
         from sptar.serve.answer import choose_method
 
         print(
             f'Next: sptar search "your question" --run {record.name} '
             f"--method {choose_method(record)} --work {work}"
+        )
+    if record.config["data"]["source"] in PLACES:
+        print("Your own documents, in a folder as docs/your_own_data.md describes it:")
+        print("  sptar data check my-collection")
+        print(
+            "  sptar run configs/your_own_data.yaml --set data.source=my-collection "
+            "--set llm.name=starter:language-model --set train.start=starter:encoder "
+            "--work my-work"
         )

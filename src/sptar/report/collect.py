@@ -66,6 +66,8 @@ class WrittenReport:
     verdict: tuple[str, ...]
     table: PrintedTable
     means: dict[str, dict[str, float]] = field(default_factory=dict)
+    examples: MethodExamples | None = None
+    """Weak queries of the method of the verdict; ``None`` when no method wrote any."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for machines."""
@@ -135,6 +137,7 @@ def write_report(workspace: Workspace, record: RunRecord) -> WrittenReport:
             method: {str(measure): value for measure, value in own.means().items()}
             for method, own in scores.items()
         },
+        examples=_of_verdict(examples),
     )
 
 
@@ -287,6 +290,12 @@ def _weak(
         funnels.append(count_funnel(label, decisions))
         examples.append(choose_examples(label, decisions, collection.corpus))
     return tuple(funnels), tuple(examples)
+
+
+def _of_verdict(examples: tuple[MethodExamples, ...]) -> MethodExamples | None:
+    """The examples of SPTAR, else those of the last method that has some."""
+    own = [item for item in examples if parse_system(item.method).method == "sptar"]
+    return own[0] if own else examples[-1] if examples else None
 
 
 def _chosen(reader: RunReader) -> tuple[ChosenExamples, ...]:

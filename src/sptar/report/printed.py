@@ -1,13 +1,14 @@
-"""Tables of scores as text for a terminal."""
+"""Scores and weak queries as text for a terminal."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from sptar.evaluation.systems import retriever_title, row_title
-from sptar.report.records import FamilyTable, ScoreCell
+from sptar.report.examples import excerpt
+from sptar.report.records import FamilyTable, MethodExamples, ScoreCell
 
-__all__ = ["PrintedTable", "print_family", "printed_cell"]
+__all__ = ["PrintedTable", "print_examples", "print_family", "printed_cell"]
 
 _MARKS = {"": "", "below": " -", "above": " +"}
 
@@ -42,3 +43,9 @@ def print_family(table: FamilyTable) -> PrintedTable:
             cells = [row_title(row.method), *map(printed_cell, row.cells)]
             rows.append([retriever, *cells] if named else cells)
     return PrintedTable([*(["retriever"] if named else []), "method", *table.measures], rows)
+
+
+def print_examples(examples: MethodExamples, count: int = 3) -> PrintedTable:
+    """The first ``count`` kept weak queries beside the beginnings of their documents."""
+    rows = [[excerpt(item.query), excerpt(item.document, 30)] for item in examples.kept[:count]]
+    return PrintedTable(["weak query", "its document"], rows)

@@ -14,6 +14,7 @@ from sptar.errors import ConfigError, WorkspaceError
 from sptar.evaluation.across import SeededRun
 from sptar.evaluation.evaluate import Scores
 from sptar.evaluation.systems import parse_system
+from sptar.packaged import folder_of
 from sptar.pipeline import RunRecord, load_record
 from sptar.steps.recipes import recipe_of, retrievers_of
 from sptar.workspace import Workspace
@@ -79,7 +80,7 @@ def read_run(place: RunPlace) -> SeededRun:
         name=str(place),
         collection=record.methods[first]["collection"],
         title=_title(data),
-        source=str(data.get("source") or data.get("corpus")),
+        source=_source(data),
         judgements=_judgements(record.config["split"]),
         seed=int(record.config["seed"]),
         systems=systems,
@@ -95,11 +96,16 @@ def _with_retriever(method: str, record: RunRecord) -> str:
     return str(replace(system, retriever=record.retriever(method)))
 
 
+def _source(data: Mapping[str, Any]) -> str:
+    """Where a collection came from; one of this package by its folder, as older records say it."""
+    return folder_of(str(data.get("source") or data.get("corpus")))
+
+
 def _title(data: Mapping[str, Any]) -> str:
-    source = data.get("source")
-    if source is None:
-        return Path(str(data["corpus"])).parent.name or str(data["corpus"])
-    return str(source) if str(source).startswith(("hf:", "ir:")) else Path(str(source)).name
+    source = _source(data)
+    if data.get("source") is None:
+        return Path(source).parent.name or source
+    return source if source.startswith(("hf:", "ir:")) else Path(source).name
 
 
 def _judgements(split: Mapping[str, Any]) -> str:

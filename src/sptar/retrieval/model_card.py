@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from sptar.config import TrainConfig
+from sptar.packaged import name_of
 from sptar.retrieval.reduced_corpus import DevSet
 from sptar.retrieval.specs import Family, RetrieverSpec
 from sptar.retrieval.training_state import EpochRecord
@@ -155,8 +156,9 @@ def model_card(facts: CardFacts, spec: RetrieverSpec, config: TrainConfig) -> st
 
 
 def _name(model: str) -> str:
-    """A hub name as it is, of a folder its last part: the rest says something of a machine."""
-    return Path(model).resolve().name if Path(model).is_dir() else model
+    """A name as it is, of a folder its last part: the rest says something of a machine."""
+    known = name_of(model)
+    return Path(known).resolve().name if Path(known).is_dir() else known
 
 
 def _starts(config: TrainConfig) -> str:

@@ -9,6 +9,7 @@ from sptar.config import LanguageModelConfig
 from sptar.data.collection import Collection
 from sptar.data.splits import Split
 from sptar.io import read_jsonl
+from sptar.packaged import name_of
 from sptar.steps.base import Context
 from sptar.types import Document, Pair, Query
 from sptar.workspace import Artefact
@@ -113,7 +114,7 @@ def language_model(config: LanguageModelConfig, context: Context) -> LanguageMod
     key: Any = ("language_model", config)
     if key not in context.loaded:
         release_language_model(context)
-        context.progress.message(f"Loading the language model {config.name}")
+        context.progress.message(f"Loading the language model {name_of(config.name)}")
         context.loaded[key] = load_language_model(config)
     found: LanguageModel = context.loaded[key]
     return found
