@@ -19,7 +19,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -171,8 +171,9 @@ def _serve(
     engine = Engine(replace(load, documents=documents), options.batch_size)
     engine()
     pipe.send("ready")
-    while pipe.recv():
-        pipe.send(engine())
+    with suppress(EOFError):  # the process that asks has ended
+        while pipe.recv():
+            pipe.send(engine())
 
 
 # The measurement ---------------------------------------------------------------------------------
