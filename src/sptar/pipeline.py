@@ -96,6 +96,11 @@ def run(
         atomic_write_text(
             folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         )
+    elif read_json(folder / "run.json")["config"] != settings:
+        context.progress.message(
+            f"The run '{config.name}' is finished with other settings and keeps its record; "
+            "`sptar run` with these replaces it."
+        )
     steps = graph.steps(until)
     record = RunRecord(
         config.name,

@@ -111,12 +111,13 @@ def test_a_single_step_leaves_the_record_of_a_finished_run(
 ) -> None:
     folder = finished / "runs" / "toy"
     before = {name: (folder / name).read_bytes() for name in ("run.json", "config.yaml")}
-    made = json_of(
-        capsys, "encode", str(make_config()), "--set", "evaluate.top_k=7", "--work", str(finished)
-    )
-    assert all(item["reused"] for item in made)
+    work = ["--work", str(finished)]
+    assert run_application(["encode", str(make_config()), *work]) == 0
+    assert "keeps its record" not in capsys.readouterr().err
+    assert run_application(["encode", str(make_config()), "--set", "evaluate.top_k=7", *work]) == 0
+    assert "keeps its record" in capsys.readouterr().err
     assert {name: (folder / name).read_bytes() for name in before} == before
-    assert json_of(capsys, "status", "toy", "--work", str(finished))["finished"]
+    assert json_of(capsys, "status", "toy", *work)["finished"]
 
 
 def test_a_step_without_a_run_is_recorded_as_unfinished(
