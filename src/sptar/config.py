@@ -146,6 +146,12 @@ class SplitConfig(Section):
     carve_dev_queries: int = Field(
         0, ge=0, description="With `carve_from`: how many queries go to the retriever-dev role."
     )
+    carve_test_queries: int = added(
+        0,
+        "With `carve_from`: how many queries are the test; they stay the same when the sizes of "
+        "the other roles change, and what is left over has no role. 0: all that is left.",
+        ge=0,
+    )
     group_pattern: str | None = Field(
         None,
         description="With `carve_from`: a regular expression whose first group names the group of "
@@ -180,6 +186,11 @@ class SplitConfig(Section):
                 raise ValueError("`group_pattern` works only with `carve_from`")
             if self.carve_dev_queries:
                 raise ValueError("`carve_dev_queries` works only with `carve_from`")
+            if self.carve_test_queries:
+                raise ValueError(
+                    "`carve_test_queries` works only with `carve_from`: name the split that is "
+                    "dealt out there, or leave `carve_test_queries` out"
+                )
         elif self.mode == "paper" and not self.carve_dev_queries:
             raise ValueError("mode `paper` with `carve_from` needs `carve_dev_queries` above 0")
         return self

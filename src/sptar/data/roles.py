@@ -59,8 +59,8 @@ class Provenance:
 
     ``candidates`` could play S_train or S_eval; ``without_positive`` (no positive document, or no
     text), ``same_text_as_test``, ``repeated_text`` (the text of another candidate) and
-    ``also_in_test`` could not. ``documents_kept_apart`` are judged
-    for a query that forbids augmenting them.
+    ``also_in_test`` could not. ``left_out`` are the candidates of a dealt-out split that have no
+    role. ``documents_kept_apart`` are judged for a query that forbids augmenting them.
     """
 
     seed: int
@@ -70,6 +70,7 @@ class Provenance:
     same_text_as_test: int
     repeated_text: int
     also_in_test: int
+    left_out: int
     documents: int
     documents_kept_apart: int
     documents_to_augment: int
@@ -80,8 +81,9 @@ class Split:
     """Roles of the labelled queries (tuples of ids, sorted) and documents to augment.
 
     ``train`` is S_train, ``evaluation`` is S_eval. In mode ``few_shot`` the retriever's dev set is
-    S_eval: ``dev == evaluation``. ``left_out`` are rests of groups that no role may have.
-    ``augment`` holds corpus positions, ascending.
+    S_eval: ``dev == evaluation``. ``left_out`` are queries of a dealt-out split without a role:
+    rests of groups, a dev share that the mode does not use, and what ``carve_test_queries`` leaves
+    over. ``augment`` holds corpus positions, ascending.
     """
 
     mode: str
@@ -168,5 +170,6 @@ class Split:
             **ids,
             augment=augment,
             labels=tuple(RoleLabels(**label) for label in values["labels"]),
-            provenance=Provenance(**values["provenance"]),
+            # A record from before this count was kept names the queries all the same.
+            provenance=Provenance(**{"left_out": len(ids["left_out"]), **values["provenance"]}),
         )

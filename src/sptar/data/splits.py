@@ -2,7 +2,9 @@
 
 A query's place in the draw is a hash of seed and query id, so a draw does not depend on the order
 of the file, and a larger S_train contains the smaller one of the same seed. S_train is taken from
-the front of the draw, S_eval and dev from its back: the size of one does not move the others.
+the front of the draw, S_eval and dev from its back: the size of one does not move the others. A
+test of fixed size (``carve_test_queries``) is taken before them, nearest to the middle of the range
+of hashes: their sizes do not move it, and its size moves them only where they reach it.
 """
 
 from __future__ import annotations
@@ -61,9 +63,9 @@ def make_split(collection: Collection, config: SplitConfig, seed: int) -> Split:
     """Deal out the roles and choose the documents to augment.
 
     With ``carve_from`` the queries of one split are dealt whole groups at a time (queries with
-    equal text are always one group). A role gets exactly as many queries as asked for; what is
-    left of the last group it opened is used for nothing, so no group has two roles and the number
-    of labels is the number that the config says.
+    equal text are always one group). A role gets exactly as many queries as asked for (the
+    test, by default, all that remain); what is left of the last group it opened is used for
+    nothing, so no group has two roles and the number of labels is the one that the config says.
 
     Labelled queries whose normalised text equals a test query's are leakage: they are left out of
     S_train, S_eval and dev, and counted.
@@ -81,6 +83,7 @@ def make_split(collection: Collection, config: SplitConfig, seed: int) -> Split:
     kept_apart = {*in_test_split, *roles.test, *roles.evaluation, *dev}
     augment, judged = documents_to_augment(collection, config, kept_apart, seed)
     own_dev = roles.dev if config.mode == "paper" else ()
+    left_out = {*roles.left_out, *roles.dev}.difference(own_dev)
     by_role: tuple[tuple[Role, AnyCollection[str]], ...] = (
         ("train", roles.train),
         ("evaluation", roles.evaluation),
@@ -93,7 +96,7 @@ def make_split(collection: Collection, config: SplitConfig, seed: int) -> Split:
         evaluation=tuple(sorted(roles.evaluation)),
         dev=tuple(sorted(dev)),
         test=tuple(sorted(roles.test)),
-        left_out=tuple(sorted(roles.left_out)),
+        left_out=tuple(sorted(left_out)),
         augment=augment,
         labels=tuple(
             RoleLabels(role, len(ids), _positives(collection, ids)) for role, ids in by_role
@@ -106,6 +109,7 @@ def make_split(collection: Collection, config: SplitConfig, seed: int) -> Split:
             same_text_as_test=roles.same_text,
             repeated_text=roles.repeated_text,
             also_in_test=roles.also_in_test,
+            left_out=len(left_out),
             documents=len(collection.corpus),
             documents_kept_apart=judged,
             documents_to_augment=len(augment),
@@ -122,6 +126,8 @@ def _check(collection: Collection, split: Split, kept_apart: Iterable[str]) -> N
         if row.query_id in seen:
             raise AssertionError(f"{row.query_id} is both {seen[row.query_id]} and {row.role}")
         seen[row.query_id] = row.role
+    if not seen.keys().isdisjoint(split.left_out):
+        raise AssertionError("a query that is left out has a role")
     chosen = np.zeros(len(collection.corpus), dtype=bool)
     chosen[split.augment] = True
     for judged in collection.judgements(kept_apart).values():
@@ -136,6 +142,12 @@ def _check(collection: Collection, split: Split, kept_apart: Iterable[str]) -> N
 def _draw_key(seed: int, key: str) -> tuple[bytes, str]:
     text = f"{seed}\0{key}".encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text, digest_size=16).digest(), key
+
+
+def _from_the_middle(seed: int, key: str) -> tuple[int, str]:
+    """Distance of a draw key from the middle of all possible ones."""
+    digest, _ = _draw_key(seed, key)
+    return abs(int.from_bytes(digest, "big") - (1 << (8 * len(digest) - 1))), key
 
 
 def _with_positive(collection: Collection, name: str) -> list[str]:
@@ -250,39 +262,42 @@ def _carve(collection: Collection, config: SplitConfig, name: str, seed: int) ->
     """Roles dealt out of one split, whole groups at a time."""
     _existing(collection, "carve_from", name)
     usable = _with_positive(collection, name)
-    groups = sorted(
-        _groups(collection, usable, config.group_pattern),
-        key=lambda group: _draw_key(seed, group[0]),
-    )
+    groups = _groups(collection, usable, config.group_pattern)
+    groups.sort(key=lambda group: _draw_key(seed, group[0]))
+    from_the_middle = sorted(groups, key=lambda group: _from_the_middle(seed, group[0]))
     wanted = (
-        ("train", config.train_queries, False),
-        ("evaluation", config.eval_queries, True),
-        ("dev", config.carve_dev_queries, True),
+        ("test", config.carve_test_queries, from_the_middle),
+        ("S_train", config.train_queries, groups),
+        ("S_eval", config.eval_queries, groups[::-1]),
+        ("dev", config.carve_dev_queries, groups[::-1]),
     )
     dealt: dict[str, list[str]] = {}
     left_out: list[str] = []
-    for role, size, from_the_back in wanted:
-        taken: list[str] = []
-        while len(taken) < size and groups:
-            group = groups.pop() if from_the_back else groups.pop(0)
-            room = size - len(taken)
-            ordered = sorted(group, key=lambda query_id: _draw_key(seed, query_id))
-            taken.extend(ordered[:room])
-            left_out.extend(ordered[room:])
-        dealt[role] = taken
-    test = [query_id for group in groups for query_id in group]
-    if not test:
-        asked = sum(size for _, size, _ in wanted)
-        raise ConfigError(
-            f"Split '{name}' has {len(usable)} queries with a positive document; {asked} are asked "
-            "for S_train, S_eval and dev, and none is left for the test.",
-            hint="Lower `split.train_queries`, `split.eval_queries` or `split.carve_dev_queries`.",
-        )
+    opened: set[str] = set()
+    for role, size, order in wanted:
+        taken = dealt[role] = []
+        for group in order:
+            if len(taken) < size and group[0] not in opened:
+                opened.add(group[0])
+                taken.extend(sorted(group, key=lambda query_id: _draw_key(seed, query_id)))
+        left_out.extend(taken[size:])
+        del taken[size:]
+    unopened = [query_id for group in groups if group[0] not in opened for query_id in group]
+    (left_out if config.carve_test_queries else dealt["test"]).extend(unopened)
+    asked = sum(size for _, size, _ in wanted)
+    for role, size, _ in wanted:
+        if len(dealt[role]) < (size or role == "test"):
+            raise ConfigError(
+                f"Split '{name}' has {len(usable)} queries with a positive document in "
+                f"{len(groups)} groups; {asked} are asked for, {len(dealt[role])} left for {role}.",
+                hint="Lower `split.train_queries`, `split.eval_queries`, `split.carve_dev_queries` "
+                "or `split.carve_test_queries`; what is left of an opened group is not used.",
+            )
     return _Roles(
-        train=dealt["train"],
-        evaluation=dealt["evaluation"],
+        train=dealt["S_train"],
+        evaluation=dealt["S_eval"],
         dev=dealt["dev"],
-        test=test,
+        test=dealt["test"],
         left_out=left_out,
         candidates=len(usable),
         without_positive=len(collection.qrels[name]) - len(usable),

@@ -104,7 +104,7 @@ def write_report(workspace: Workspace, record: RunRecord) -> WrittenReport:
         mode=mode,
         verdict=findings.verdict,
         warnings=(*note, *teacher_warnings(reader)),
-        notes=(*_notes(reader), *_left_out(record)),
+        notes=(*_without_role(split), *_notes(reader), *_left_out(record)),
         table=findings.table,
         family_table=findings.family_table,
         evaluation=tuple(describe_counts(scores)),
@@ -213,6 +213,15 @@ def _ledger(split: Artefact, mode: str) -> tuple[LedgerRow, ...]:
 
 def _labels_used(split: Artefact, mode: str) -> int:
     return sum(counts["pairs"] for role, counts in _roles(split, mode).items() if role != "test")
+
+
+def _without_role(split: Artefact) -> tuple[str, ...]:
+    # Splits from before this count was kept have none.
+    count = split.manifest.summary.get("provenance", {}).get("left_out", 0)
+    if not count:
+        return ()
+    queries = "1 labelled query has" if count == 1 else f"{count:,} labelled queries have"
+    return (f"{queries} no role and can neither train, choose nor test anything in this run.",)
 
 
 def _notes(reader: RunReader) -> tuple[str, ...]:

@@ -111,7 +111,9 @@ def _title(data: Mapping[str, Any]) -> str:
 def _judgements(split: Mapping[str, Any]) -> str:
     carved = split.get("carve_from")
     if carved is not None:
-        return f"a test set drawn from the split '{carved}'"
+        size = split.get("carve_test_queries")  # records from before this setting have none
+        what = f"a test set of {size:,} queries" if size else "a test set"
+        return f"{what} drawn from the split '{carved}'"
     return f"the split '{split['test_from']}'"
 
 

@@ -92,6 +92,28 @@ def test_stackfaq_by_thread(tmp_path: Path) -> None:
     assert len(split.ledger) + len(split.left_out) == 1249
 
 
+def test_stackfaq_with_a_test_of_fixed_size(tmp_path: Path) -> None:
+    """Every document of it is judged; those of queries without a role are left to augment."""
+    collection = opened("stackfaq", tmp_path)
+    config = SplitConfig(
+        carve_from="test",
+        group_pattern=r"^(.*)_",
+        train_queries=50,
+        eval_queries=50,
+        carve_test_queries=500,
+        augment_from="not_evaluated",
+    )
+    split = make_split(collection, config, 42)
+    assert (len(split.train), len(split.evaluation), len(split.test)) == (50, 50, 500)
+    assert split.provenance.left_out == 1249 - 600
+    larger = make_split(collection, config.model_copy(update={"train_queries": 300}), 42)
+    assert larger.test == split.test
+    assert set(split.train) < set(larger.train)
+    everything = make_split(collection, config.model_copy(update={"carve_test_queries": 0}), 42)
+    assert (everything.train, everything.evaluation) == (split.train, split.evaluation)
+    assert len(everything.augment) < len(split.augment)
+
+
 def test_published_weak_queries_overlap_little_with_the_test(tmp_path: Path) -> None:
     collection = opened("msmarco_mini", tmp_path)
     path = SHARED / "msmarco_mini" / "weak_llama7b" / "x100.jsonl"

@@ -100,6 +100,14 @@ def test_retrievers_of_different_runs_become_blocks(work: Path) -> None:
     assert [item.target for item in found.family.comparisons] == ["sptar/dpr", "sptar/colbert"]
 
 
+def test_test_sets_of_other_sizes_are_not_joined(tmp_path: Path) -> None:
+    carved = {"carve_from": "test"}
+    simple_run(tmp_path, "all", systems(11), seed=1, split=carved)
+    simple_run(tmp_path, "some", systems(22), seed=2, split={**carved, "carve_test_queries": 1500})
+    with pytest.raises(DataError, match="a test set drawn .* against a test set of 1,500 queries"):
+        joined(tmp_path, "all", "some")
+
+
 def test_one_collection_has_no_overview(work: Path) -> None:
     joint = joined(work, "toy-1", "toy-2")
     assert overviews(joint) == ()

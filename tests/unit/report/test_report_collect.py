@@ -155,3 +155,12 @@ def _summary(made: MadeRun, steps: dict[str, str]) -> dict[str, Any]:
     found = made.workspace.find("pairs", steps["pairs"])
     assert found is not None
     return found.manifest.summary
+
+
+def test_labelled_queries_without_a_role_are_told(tmp_path: Path) -> None:
+    made = whole_run(tmp_path, ())
+    assert "no role" not in written(made)[1]
+    roles = {role: {"queries": 3, "pairs": 4} for role in ("train", "evaluation", "dev", "test")}
+    for count, sentence in ((1, "1 labelled query has no role"), (1649, "1,649 labelled queries")):
+        made.finish("split", "split0", {"roles": roles, "provenance": {"left_out": count}})
+        assert sentence in written(made)[1]
