@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from sequences import IGNORED, PairStore, Template, TokenSequence
 from torch.utils.data import DataLoader, Dataset
+from wordings import alike
 
 if TYPE_CHECKING:
     from language_model import Settings
@@ -46,14 +47,26 @@ def padded(sequences: Sequence[TokenSequence]) -> Batch:
 
 
 def batches_of_step(
-    store: PairStore, template: Template, *, seed: int, step: int, tokens: int, limit: int
+    store: PairStore,
+    template: Template,
+    *,
+    seed: int,
+    step: int,
+    tokens: int,
+    limit: int,
+    most_pairs: int = 3,
+    reworded_share: float = 0.0,
 ) -> list[Batch]:
-    """One step's sequences, together about ``tokens``, packed by length into four or five."""
+    """One step's sequences, together about ``tokens``, packed by length into four or five.
+
+    Each has one to ``most_pairs`` pairs; ``reworded_share`` of them share a wording as well.
+    """
     order = random.Random(f"{seed}/{step}")
     sequences: list[TokenSequence] = []
     drawn = 0
     while drawn < tokens:
-        sequences.append(template.sequence(store.draw(order, order.randint(1, 3)), limit))
+        pairs = alike(store.draw(order, order.randint(1, most_pairs)), reworded_share, order)
+        sequences.append(template.sequence(pairs, limit))
         drawn += len(sequences[-1].ids)
     sequences.sort(key=lambda sequence: len(sequence.ids))
     packed: list[list[TokenSequence]] = [[]]
@@ -86,6 +99,8 @@ class Steps(Dataset[list[Batch]]):
             step=step,
             tokens=settings.step_tokens,
             limit=settings.sequence_tokens,
+            most_pairs=settings.most_pairs,
+            reworded_share=settings.reworded_share,
         )
 
     def _plain_text(self, step: int) -> list[Batch]:

@@ -18,6 +18,14 @@ from typing import Any
 
 import encoder
 import language_model
+from card_tables import (
+    loss_table,
+    perplexity_tables,
+    settings_table,
+    source_table,
+    table,
+    worth_table,
+)
 from command import run_command
 from settings import read_settings
 from text_rows import passages, questions
@@ -35,7 +43,7 @@ from training_record import (
 from sptar.errors import ConfigError
 from sptar.io import atomic_write_text, read_json
 
-_LOSS_LINES = 12
+_NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 
 
 @dataclass(frozen=True)
@@ -57,30 +65,10 @@ class Origin:
     text: str | None
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
 def _front_matter(library: str, task: str) -> str:
     head = {"license": "apache-2.0", "language": "en", "library_name": library}
     head["pipeline_tag"] = task
     return "\n".join(["---", *(f"{key}: {value}" for key, value in head.items()), "---"])
-
-
-def _source_table(found: Sequence[Source]) -> str:
-    rows = [[s.name, s.licence, f"{s.rows:,}", f"{s.words:,}"] for s in found]
-    return table(["source", "licence", "rows", "words"], rows)
-
-
-def _settings_table(settings: Mapping[str, Any]) -> str:
-    rows = []
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {number}" for key, number in value.items()) or "–"
-        rows.append([f"`{name}`", value])
-    return table(["setting", "value"], rows)
 
 
 def _effort(record: TrainingRecord, machine: str) -> str:
@@ -91,54 +79,12 @@ def _effort(record: TrainingRecord, machine: str) -> str:
     )
 
 
-def _loss_table(record: TrainingRecord) -> str:
-    stride = max(1, -(-len(record.losses) // _LOSS_LINES))
-    shown = record.losses[stride - 1 :: stride]
-    if shown[-1:] != record.losses[-1:]:
-        shown = [*shown, record.losses[-1]]
-    rows = [[f"{entry.step:,}", f"{entry.loss:.3f}"] for entry in shown]
-    return table(["step", "training loss (nats for a token)"], rows)
-
-
 def _size(weights: Weights) -> str:
     return f"{weights.parameters / 1e6:.1f} million parameters, {weights.size / 1e6:.0f} MB"
 
 
-def _perplexities(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> str:
-    rows = []
-    for style, values in after["perplexity"].items():
-        row = [style, *(f"{value:.2f}" for value in values)]
-        if before is not None:
-            old = before["perplexity"].get(style, [])
-            row += [f"{value:.2f}" for value in old] or ["–"] * len(values)
-        rows.append(row)
-    head = ["style", *(f"{count} examples" for count in range(3))]
-    if before is not None:
-        head += [f"at the start, {count} examples" for count in range(3)]
-    return table(head, rows)
-
-
-def _worth(after: Mapping[str, Any]) -> str:
-    head = [
-        *("collection", "examples", "documents", "in top 10", "in top 30", "distinct"),
-        *("words in the document", "empty"),
-    ]
-    rows = [
-        [
-            row["collection"],
-            row["examples"],
-            row["documents"],
-            *(f"{row[key]:.3f}" for key in ("in_top_10", "in_top_30", "distinct", "in_document")),
-            f"{row['empty']:.3f}",
-        ]
-        for row in after["collections"]
-    ]
-    return (
-        "Queries written greedily, without a soft prompt, for random documents of collections of "
-        "which nothing is in the text above: share with the source document among BM25's best 10 "
-        "and 30, share of different queries, mean share of a query's content words that stand in "
-        "the document.\n\n" + table(head, rows)
-    )
+def _sequence_pairs(most: int) -> str:
+    return f"one to {_NUMBERS.get(most, most)} of them" if most > 1 else "one in each"
 
 
 def _share_alike(text: TextRecord) -> str:
@@ -159,9 +105,9 @@ def _text_section(text: TextRecord) -> str:
         "passages, and queries were made out of headings, sentences, telling words, glossary terms "
         "and the questions below.\n\n"
         "Passages:\n\n"
-        f"{_source_table(text.passages)}\n\n"
+        f"{source_table(text.passages)}\n\n"
         "Questions, glossary terms and exercises:\n\n"
-        f"{_source_table(text.questions)}\n\n"
+        f"{source_table(text.questions)}\n\n"
         f"{_share_alike(text)}One page in fifty was kept aside for measuring, with all its "
         "passages and questions."
     )
@@ -193,6 +139,13 @@ def language_model_card(
         if settings.plain_share
         else ""
     )
+    reworded = (
+        f" After that, in {settings.reworded_share:.0%} of the sequences all queries are worded "
+        'alike as well: in a frame of their style ("what is …?", "steps to …", "is it true that '
+        '…?") or as keywords only. So more than the style can be read from what stands before.'
+        if settings.reworded_share
+        else ""
+    )
     counts = [[s.style, f"{s.trained:,}", f"{s.held_out:,}"] for s in styles]
     return f"""{_front_matter("transformers", "text-generation")}
 
@@ -213,24 +166,22 @@ A query ends with the newline. Tokenise with `add_special_tokens=False`.
 
 ## Pairs
 Each pair is a document and a query of one style, and pairs of one style stand together in a \
-sequence, one to three of them, so that the style can be read from what stands before. A pair was \
-kept when BM25 finds the document among the best for its query.
+sequence, {_sequence_pairs(settings.most_pairs)}, so that the style can be read from what stands \
+before. A pair was kept when BM25 finds the document among the best for its query.{reworded}
 
 {table(["style", "trained", "kept aside"], counts)}
 
 ## Training
 {_effort(record, machine)} The loss counts the queries' tokens.{plain}
 
-{_settings_table(asdict(settings))}
+{settings_table(asdict(settings))}
 
-{_loss_table(record)}
+{loss_table(record)}
 
 ## Measured
-Perplexity of queries of pages that were kept aside, behind examples of their style:
+{perplexity_tables(first, measured)}
 
-{_perplexities(first, measured)}
-
-{_worth(after) if after is not None and after["collections"] else ""}
+{worth_table(after) if after is not None and after["collections"] else ""}
 
 ## What it is not
 - No assistant: it answers nothing, follows no instruction and knows next to nothing.
@@ -286,7 +237,7 @@ def encoder_card(
     )
     text_section = (
         "## Text\nPassages alone, their headings and all questions left out:\n\n"
-        f"{_source_table(text.passages)}\n\n"
+        f"{source_table(text.passages)}\n\n"
         "One page in fifty was kept aside for measuring, the same as with starter-lm. The text is "
         "not part of this package; the licences ask to name it."
     )
@@ -308,9 +259,9 @@ sptar's retrievers are trained from when it is tried on a laptop. \
 Masked language modelling: {settings.masked_share:.0%} of the words of pieces of \
 {settings.tokens} tokens are asked for. {_effort(record, machine)}
 
-{_settings_table(asdict(settings))}
+{settings_table(asdict(settings))}
 
-{_loss_table(record)}
+{loss_table(record)}
 
 Perplexity of masked words on pages that were kept aside: \
 {record.last["held_out_perplexity"]:,.2f}{start}.

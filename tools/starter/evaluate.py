@@ -3,9 +3,12 @@
     python tools/starter/evaluate.py WORK/language_model/model --pairs WORK/pairs/pairs.jsonl \
         --settings tools/starter/language_model_cpu.yaml --collections FOLDER … --out FILE
 
-The JSON that it writes holds two things. ``perplexity``: of held-out queries by style, behind 0, 1
-and 2 examples of the same style. ``collections``: how many of the queries that it writes greedily
-for random documents lead BM25 back to their document, behind 0, 1 and 2 random labelled examples.
+The JSON that it writes holds, of ``validation_sequences`` held-out queries of each style:
+``perplexity`` by style behind 0, 1 and 2 examples of the same style; ``reworded_perplexity``, the
+same where each query also shares one of its style's wordings with its examples; and of both, over
+all styles, ``two_examples_to_none`` with a 95 % interval. Then ``collections``: how many of the
+queries that the model writes greedily for random documents lead BM25 back to their document, behind
+0, 1 and 2 random labelled examples.
 """
 
 from __future__ import annotations
@@ -15,11 +18,12 @@ import random
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from command import run_command
-from language_model import Settings, perplexity_by_style
+from language_model import QueryLoss, Settings, losses_by_style, perplexities
 from pairs import content_words
 from sequences import PairStore, Template, load_pairs
 from settings import read_settings
@@ -196,13 +200,92 @@ def on_collection(
         ]
 
 
-def held_out_perplexity(
-    model: LanguageModel, pairs: Path, settings: Settings
-) -> Mapping[str, list[float]]:
-    """Style → perplexity behind 0, 1 and 2 examples, of the pairs that are not trained."""
+@dataclass(frozen=True)
+class PerplexityRatio:
+    """Perplexity of the same queries behind two examples, divided by that behind none.
+
+    Attributes:
+        ratio: of the perplexities over the tokens of all styles' queries; below 1 examples help.
+        low: where the 95 % interval of ``ratio`` begins.
+        high: where it ends.
+        queries: how many were drawn.
+        documents: how many different ones these belong to.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    queries: int
+    documents: int
+
+
+def two_to_none(found: Mapping[str, Sequence[QueryLoss]], draws: int = 2000) -> PerplexityRatio:
+    """What two examples change, paired by query.
+
+    The interval is a percentile bootstrap with ``draws`` draws over the documents: a query that was
+    drawn twice, or in two styles of one document, tells little more than once. It says what other
+    held-out documents could have shown, not what other text, wordings or examples could.
+    """
+    change: dict[str, float] = {}
+    tokens: dict[str, int] = {}
+    queries = [query for style in sorted(found) for query in found[style]]
+    for query in queries:
+        behind = query.nats[2] - query.nats[0]
+        change[query.document] = change.get(query.document, 0.0) + behind
+        tokens[query.document] = tokens.get(query.document, 0) + query.tokens
+    changes, sizes = np.array(list(change.values())), np.array(list(tokens.values()))
+    drawn = np.random.default_rng(0).integers(0, len(changes), (draws, len(changes)))
+    logarithms = changes[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    low, high = np.exp(np.quantile(logarithms, [0.025, 0.975]))
+    return PerplexityRatio(
+        ratio=round(float(np.exp(changes.sum() / sizes.sum())), 4),
+        low=round(float(low), 4),
+        high=round(float(high), 4),
+        queries=len(queries),
+        documents=len(changes),
+    )
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Measured on the pairs that are not trained.
+
+    Attributes:
+        validation_sequences: queries drawn of each style.
+        perplexity: by style behind 0, 1 and 2 examples.
+        reworded_perplexity: the same, each query in one wording with its examples.
+        two_examples_to_none: of each of these two, by its name.
+    """
+
+    validation_sequences: int
+    perplexity: Mapping[str, list[float]]
+    reworded_perplexity: Mapping[str, list[float]]
+    two_examples_to_none: Mapping[str, PerplexityRatio]
+
+
+def on_held_out(model: LanguageModel, pairs: Path, settings: Settings) -> HeldOut:
+    """Perplexities of the pairs that are not trained, as they are and in one wording.
+
+    Raises:
+        DataError: no style has three such pairs.
+    """
     template = Template(model, settings.document_tokens, settings.query_tokens)
     store = PairStore(load_pairs(pairs).held_out, settings.styles)
-    return perplexity_by_style(model.model, store, template, settings)
+    plain, reworded = (
+        losses_by_style(model.model, store, template, settings, reworded_share=share)
+        for share in (0.0, 1.0)
+    )
+    if not plain:
+        raise DataError("no style has three held-out pairs to measure with.", path=pairs)
+    return HeldOut(
+        validation_sequences=settings.validation_sequences,
+        perplexity=perplexities(plain),
+        reworded_perplexity=perplexities(reworded),
+        two_examples_to_none={
+            "perplexity": two_to_none(plain),
+            "reworded_perplexity": two_to_none(reworded),
+        },
+    )
 
 
 def main() -> None:
@@ -211,19 +294,25 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--pairs", type=Path, required=True)
     parser.add_argument("--settings", type=Path, required=True, help="those of its training")
+    parser.add_argument(
+        "--validation-sequences", type=int, default=64, help="held-out queries of each style"
+    )
     parser.add_argument("--collections", type=Path, nargs="*", default=[])
     parser.add_argument("--documents", type=int, default=200)
     parser.add_argument("--max-new-tokens", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    settings = read_settings(options.settings, Settings)
+    settings = replace(
+        read_settings(options.settings, Settings),
+        validation_sequences=options.validation_sequences,
+    )
     model = load_language_model(
         LanguageModelConfig(name=str(options.model), device=settings.device, dtype="float32")
     )
     found: list[Worth] = []
-    perplexities = held_out_perplexity(model, options.pairs, settings)
-    print(to_json(perplexities), flush=True)
+    held_out = asdict(on_held_out(model, options.pairs, settings))
+    print(to_json(held_out), flush=True)
     for folder in options.collections:
         for row in on_collection(
             model,
@@ -234,10 +323,7 @@ def main() -> None:
         ):
             print(to_json(asdict(row)), flush=True)
             found.append(row)
-    write_json(
-        options.out,
-        {"perplexity": perplexities, "collections": [asdict(row) for row in found]},
-    )
+    write_json(options.out, {**held_out, "collections": [asdict(row) for row in found]})
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from __future__ import annotations
 import argparse
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from sequences import IGNORED, PairStore, Template, load_pairs
 from settings import read_settings
 from torch.nn import functional
 from training import Loop, StepResult
+from wordings import alike
 
 from sptar.config import LanguageModelConfig
 from sptar.errors import ConfigError
@@ -42,7 +44,13 @@ _MOST_EXAMPLES = 2
 
 @dataclass(frozen=True)
 class Settings:
-    """One training. ``styles`` are the shares of the sequences' styles."""
+    """One training.
+
+    Attributes:
+        styles: the shares of the sequences' styles.
+        most_pairs: a sequence has one to so many pairs.
+        reworded_share: of the sequences, in how many all queries share a wording as well.
+    """
 
     steps: int
     styles: dict[str, float]
@@ -50,6 +58,8 @@ class Settings:
     sequence_tokens: int = 512
     document_tokens: int = 160
     query_tokens: int = 40
+    most_pairs: int = 3
+    reworded_share: float = 0.0
     learning_rate: float = 3e-4
     warm_up: int = 50
     weight_decay: float = 0.01
@@ -70,6 +80,15 @@ class Settings:
             raise ConfigError(f"There is no style {unknown[0]}; there are {', '.join(STYLES)}.")
         if self.dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"`dtype: {self.dtype}` is neither float32 nor bfloat16.")
+        if self.most_pairs < 1 or not 0 <= self.reworded_share <= 1:
+            raise ConfigError(
+                f"`most_pairs: {self.most_pairs}` must be at least 1 and `reworded_share: "
+                f"{self.reworded_share}` between 0 and 1."
+            )
+        if self.validation_sequences < 1:
+            raise ConfigError(
+                f"`validation_sequences: {self.validation_sequences}` must be at least 1."
+            )
 
 
 def llama_config(shape: dict[str, int], tokenizer: Any) -> Any:
@@ -127,34 +146,89 @@ def backward(model: Any, batches: Sequence[Batch], settings: Settings) -> StepRe
     return StepResult(total, sum(batch.tokens for batch in batches))
 
 
+@dataclass(frozen=True)
+class QueryLoss:
+    """One query behind 0, 1 and 2 examples of its style.
+
+    Attributes:
+        document: its document.
+        nats: the summed loss of its tokens behind so many examples.
+        tokens: how many these are, the query's end included.
+    """
+
+    document: str
+    nats: tuple[float, ...]
+    tokens: int
+
+
 @torch.no_grad()
-def perplexity_by_style(
-    model: Any, store: PairStore, template: Template, settings: Settings
-) -> dict[str, list[float]]:
-    """Style → perplexity of the same queries behind 0, 1 and 2 examples of their style.
+def losses_by_style(
+    model: Any,
+    store: PairStore,
+    template: Template,
+    settings: Settings,
+    *,
+    reworded_share: float = 0.0,
+) -> dict[str, list[QueryLoss]]:
+    """Style → the losses of ``settings.validation_sequences`` queries, as many times as drawn.
 
     Only the examples change: each query's own document is cut alike in all three. Styles with less
-    than three pairs are left out.
+    than three pairs are left out. With a ``reworded_share`` of 1 each query shares one of its
+    style's wordings with its examples.
     """
     model.eval()
     cut = template.share(settings.sequence_tokens, _MOST_EXAMPLES + 1)
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[QueryLoss]] = {}
     for style in store.styles:
         if store.count(style) <= _MOST_EXAMPLES:
             continue
-        drawn = [
-            store.draw(random.Random(f"validation/{style}/{number}"), _MOST_EXAMPLES + 1, style)
-            for number in range(settings.validation_sequences)
-        ]
-        found[style] = []
+        drawn = []
+        for number in range(settings.validation_sequences):
+            order = random.Random(f"validation/{style}/{number}")
+            pairs = store.draw(order, _MOST_EXAMPLES + 1, style)
+            drawn.append(alike(pairs, reworded_share, order))
+        lengths: list[int] = []
+        columns: list[list[float]] = []
         for examples in range(_MOST_EXAMPLES + 1):
             sequences = [template.question(pairs[-1 - examples :], cut) for pairs in drawn]
-            each: list[float] = []
+            # The same whatever stands before: the query and its end.
+            lengths = [end - begin for (begin, end) in (s.queries[0] for s in sequences)]
+            sums: list[float] = []
             for first in range(0, len(sequences), 8):
                 batch = padded(sequences[first : first + 8]).to(settings.device)
-                each += losses(model, *batch, settings.dtype).tolist()
-            found[style].append(round(math.exp(sum(each) / len(each)), 2))
+                each = iter(losses(model, *batch, settings.dtype).tolist())
+                sums += [sum(islice(each, length)) for length in lengths[first : first + 8]]
+            columns.append(sums)
+        found[style] = [
+            QueryLoss(pairs[-1].document, nats, tokens)
+            for pairs, tokens, nats in zip(drawn, lengths, zip(*columns, strict=True), strict=True)
+        ]
     return found
+
+
+def perplexities(found: Mapping[str, Sequence[QueryLoss]]) -> dict[str, list[float]]:
+    """Style → perplexity of all its queries' tokens behind 0, 1 and 2 examples."""
+    return {
+        style: [
+            round(math.exp(sum(nats) / sum(each.tokens for each in queries)), 2)
+            for nats in zip(*(each.nats for each in queries), strict=True)
+        ]
+        for style, queries in found.items()
+    }
+
+
+def perplexity_by_style(
+    model: Any,
+    store: PairStore,
+    template: Template,
+    settings: Settings,
+    *,
+    reworded_share: float = 0.0,
+) -> dict[str, list[float]]:
+    """The :func:`perplexities` of :func:`losses_by_style`."""
+    return perplexities(
+        losses_by_style(model, store, template, settings, reworded_share=reworded_share)
+    )
 
 
 def learning_rate(settings: Settings, step: int) -> float:
@@ -216,7 +290,10 @@ def train(settings: Settings, start: Path, pairs: Path, out: Path) -> Path:
         draw=steps.from_step,
         backward=lambda batches: backward(model, batches, settings),
         rate=lambda step: learning_rate(settings, step),
-        measure=lambda: {"perplexity": perplexity_by_style(model, aside, template, settings)},
+        measure=lambda: {
+            name: perplexity_by_style(model, aside, template, settings, reworded_share=share)
+            for name, share in (("perplexity", 0.0), ("reworded_perplexity", 1.0))
+        },
         measure_every=settings.validate_every,
         checkpoint_every=settings.checkpoint_every,
     ).run(checkpoint, lambda step: TrainingLog(out / "log.jsonl", step))

@@ -1,4 +1,4 @@
-"""Training sequences: one to three pairs of one style, in the method's own template."""
+"""Training sequences: pairs of one style, in the method's own template."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -75,8 +76,7 @@ def test_both_cards_tell_what_was_done_and_where_it_came_from(
         "| medquad | CC BY-SA 4.0 |",
         "20 steps, 1,900 tokens read, 2 minutes on one core",
         "| 20 | 2.250 |",
-        "all-MiniLM-L6-v2",
-        "made causal",
+        origin.read_text().strip(),
         "| question | 21.00 | 11.00 | 10.50 |",
         "| some | 1 | 40 | 0.775 | 0.850 | 0.950 | 0.812 | 0.025 |",
         "shared alike",
@@ -84,12 +84,18 @@ def test_both_cards_tell_what_was_done_and_where_it_came_from(
         "The weights are under the Apache License 2.0.",
     ):
         assert said in card, said
+    # A file from before there were wordings has neither their table nor an interval.
+    assert "Perplexity of queries of pages that were kept aside" in card
+    assert "The same, each query worded" not in card
+    assert "Over all styles" not in card
+    assert "worded alike" not in card
+    assert "one to three of them" in card
     for entry in style_counts(pairs_file):
         assert f"| {entry.style} | {entry.trained:,} | {entry.held_out:,} |" in card
     card = (work / "encoder" / "model" / "README.md").read_text()
     for said in (
         "first 2 layers of starter-lm",
-        "> language model of 22.7 million parameters",
+        *(f"> {line}" for line in origin.read_text().splitlines() if line),
         "beyond that origin",
         "33.25 (at the start 900.50)",
         "50 steps, 4,000 tokens read, 2 minutes on one core",
@@ -97,6 +103,95 @@ def test_both_cards_tell_what_was_done_and_where_it_came_from(
     ):
         assert said in card, said
     assert "medquad" not in card.split("## Text")[1]
+
+
+def ratio(value: float, low: float, high: float) -> dict[str, float]:
+    return {"ratio": value, "low": low, "high": high, "queries": 1024, "documents": 980}
+
+
+def test_the_card_tells_what_examples_of_one_wording_change(
+    work: Path, text_folder: Path, pairs_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = yaml.safe_load((work / "settings.yaml").read_text())
+    settings |= {"most_pairs": 4, "reworded_share": 0.5}
+    (work / "settings.yaml").write_text(yaml.safe_dump(settings))
+    before: dict[str, Any] = {
+        "validation_sequences": 64,
+        "perplexity": {"question": [30.0, 31.0, 32.0]},
+        "reworded_perplexity": {"question": [40.0, 41.0, 42.0]},
+        "two_examples_to_none": {
+            "perplexity": ratio(1.06, 1.02, 1.1),
+            "reworded_perplexity": ratio(1.05, 1.01, 1.09),
+        },
+        "collections": [],
+    }
+    after: dict[str, Any] = {
+        **before,
+        "perplexity": {"question": [21.0, 11.0, 10.5]},
+        "reworded_perplexity": {"question": [25.0, 16.0, 15.5]},
+        "two_examples_to_none": {
+            "perplexity": ratio(0.98, 0.95, 1.01),
+            "reworded_perplexity": ratio(0.9, 0.87, 0.93),
+        },
+    }
+
+    def card_of(before: dict[str, Any], after: dict[str, Any]) -> str:
+        more = ["--origin", str(TOOLS / "origin_cpu.md")]
+        for name, measured in (("before", before), ("after", after)):
+            (work / f"{name}.json").write_text(json.dumps(measured))
+            more += [f"--{name}", str(work / f"{name}.json")]
+        monkeypatch.setattr("sys.argv", arguments(work, text_folder, pairs_file, *more))
+        main()
+        return (work / "language_model" / "model" / "README.md").read_text()
+
+    card = card_of(before, after)
+    for said in (
+        "one to four of them",
+        "in 50% of the sequences all queries are worded alike",
+        "keywords only",
+        "| `most_pairs` | 4 |",
+        "| `reworded_share` | 0.5 |",
+        "Perplexity of 64 queries of each style of pages that were kept aside",
+        "| question | 21.00 | 11.00 | 10.50 | 30.00 | 31.00 | 32.00 |",
+        "behind two examples is 0.980 times that behind none (95 % interval 0.950 to 1.010, 1,024 "
+        "queries of 980 documents): no change that can be told from chance. At the start it was "
+        "1.060 times (1.020 to 1.100).",
+        "| question | 25.00 | 16.00 | 15.50 | 40.00 | 41.00 | 42.00 |",
+        "behind two examples is 0.900 times that behind none (95 % interval 0.870 to 0.930, 1,024 "
+        "queries of 980 documents): it falls. At the start it was 1.050 times",
+    ):
+        assert said in card, said
+    assert "it rises. At the start" in card_of(after, before)
+    # The start measured by the old form: no numbers are made up for it.
+    old = {"perplexity": before["perplexity"], "collections": []}
+    card = card_of(old, after)
+    assert "64 queries of each style (at the start another number) of pages" in card
+    assert "| question | 21.00 | 11.00 | 10.50 | 30.00 | 31.00 | 32.00 |" in card
+    assert "| question | 25.00 | 16.00 | 15.50 | – | – | – |" in card
+    assert "it falls." in card
+    assert "At the start it was" not in card
+    # And the end by the old form.
+    card = card_of(before, old)
+    assert "The same, each query worded" not in card
+    assert "Over all styles" not in card
+
+
+def test_the_card_of_a_log_shows_both_its_tables(
+    work: Path, text_folder: Path, pairs_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = [dict(row) for row in LOG]
+    for row, values in ((log[0], [60.0, 61.0, 62.0]), (log[-1], [22.0, 14.0, 13.5])):
+        row["reworded_perplexity"] = {"question": values}
+    (work / "language_model" / "log.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in log)
+    )
+    more = ["--origin", str(TOOLS / "origin_cpu.md")]
+    monkeypatch.setattr("sys.argv", arguments(work, text_folder, pairs_file, *more))
+    main()
+    card = (work / "language_model" / "model" / "README.md").read_text()
+    assert "| question | 20.00 | 12.50 | 9.75 | 50.00 | 51.50 | 52.00 |" in card
+    assert "| question | 22.00 | 14.00 | 13.50 | 60.00 | 61.00 | 62.00 |" in card
+    assert "(at the start" not in card.split("## Measured")[1]
 
 
 def test_models_from_random_numbers_have_no_ancestors(

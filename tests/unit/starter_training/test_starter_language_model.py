@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,10 @@ from language_model import (
     learning_rate,
     llama_config,
     losses,
+    losses_by_style,
     main,
     new_model,
+    perplexities,
     perplexity_by_style,
     train,
     trainable,
@@ -29,6 +32,7 @@ from pairs import StyledPair
 from sequences import IGNORED, PairStore, Template
 from settings import read_settings
 from starter_trainings import Killed, kill_at, log_of, weights, without_seconds
+from wordings import alike
 
 from sptar.config import LanguageModelConfig
 from sptar.errors import ConfigError, WorkspaceError
@@ -135,19 +139,22 @@ def test_how_a_step_is_cut_into_batches_changes_no_gradient(tiny_models: dict[st
         assert torch.allclose(mine, other, atol=1e-5)
 
 
-def test_perplexity_is_that_of_the_last_query(tiny_models: dict[str, Path]) -> None:
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_perplexity_is_that_of_the_last_query(tiny_models: dict[str, Path], share: float) -> None:
     model = load(tiny_models["llama"])
     template = Template(model, 30, 12)
     store = PairStore([EIGHT[0], EIGHT[1], EIGHT[2], vars_as(EIGHT[3], "title")], SMALL.styles)
-    found = perplexity_by_style(model.model, store, template, SMALL)
+    chosen = replace(SMALL, validation_sequences=3)
+    by_query = losses_by_style(model.model, store, template, chosen, reworded_share=share)
+    found = perplexity_by_style(model.model, store, template, chosen, reworded_share=share)
     # One title is too few to show two examples before it.
-    assert list(found) == ["question"]
-    import random
-
+    assert list(found) == list(by_query) == ["question"]
+    assert found == perplexities(by_query)
     for examples in range(3):
         each: list[float] = []
-        for number in range(SMALL.validation_sequences):
-            pairs = store.draw(random.Random(f"validation/question/{number}"), 3, "question")
+        for number in range(chosen.validation_sequences):
+            order = random.Random(f"validation/question/{number}")
+            pairs = alike(store.draw(order, 3, "question"), share, order)
             ids: list[int] = list(model.begin_token_ids)
             for place, pair in enumerate(pairs[2 - examples :]):
                 ids += model.encode(" Document:" if place else "Document:")
@@ -160,9 +167,26 @@ def test_perplexity_is_that_of_the_last_query(tiny_models: dict[str, Path]) -> N
                 -chances[place - 1, ids[place]].item()
                 for place in range(len(ids) - len(query), len(ids))
             ]
+            one = by_query["question"][number]
+            assert one.document == pairs[-1].document
+            assert one.tokens == len(query)
+            assert one.nats[examples] == pytest.approx(sum(each[-len(query) :]), rel=1e-4)
         assert found["question"][examples] == pytest.approx(
             math.exp(sum(each) / len(each)), rel=1e-3
         )
+
+
+def test_more_validation_sequences_begin_with_the_same_ones(tiny_models: dict[str, Path]) -> None:
+    model = load(tiny_models["gpt2"])
+    store, template = PairStore(EIGHT, SMALL.styles), Template(model, 20, 12)
+    few, many = (
+        losses_by_style(model.model, store, template, replace(SMALL, validation_sequences=number))
+        for number in (2, 11)
+    )
+    assert [len(few["question"]), len(many["question"])] == [2, 11]
+    for one, other in zip(few["question"], many["question"], strict=False):
+        assert (one.document, one.tokens) == (other.document, other.tokens)
+        assert one.nats == pytest.approx(other.nats, abs=1e-3)
 
 
 def vars_as(pair: StyledPair, style: str) -> StyledPair:
@@ -179,6 +203,14 @@ def test_it_learns_eight_pairs(
     assert told[-1] < 0.5 * told[0]
     first, last = (row["perplexity"]["question"] for row in rows if "perplexity" in row)
     assert all(after < 0.5 * before for before, after in zip(first, last, strict=True))
+    for row in rows:
+        assert ("perplexity" in row) == ("reworded_perplexity" in row) == ("loss" not in row)
+        if "perplexity" in row:
+            assert (
+                set(row["reworded_perplexity"]) == set(row["perplexity"]) == {"question", "title"}
+            )
+            assert all(len(values) == 3 for values in row["reworded_perplexity"].values())
+            assert row["reworded_perplexity"] != row["perplexity"]
     saved = load(folder)
     assert saved.model.config.is_decoder
     assert rows[-2]["tokens"] >= 80 * 400
@@ -221,16 +253,17 @@ def test_how_often_it_is_measured_and_who_makes_batches_change_no_weight(
     other = replace(SMALL, validate_every=3, checkpoint_every=100, workers=1)
     two = train(other, tiny_models["qwen"], eight_pairs, tmp_path / "two")
     assert weights(one) == weights(two)
-    other = replace(SMALL, seed=1)
-    assert weights(train(other, tiny_models["qwen"], eight_pairs, tmp_path / "three")) != weights(
-        one
-    )
+    for change in ({"seed": 1}, {"most_pairs": 1}, {"reworded_share": 0.5}):
+        other = replace(SMALL, **change)
+        out = tmp_path / "-".join(change)
+        assert weights(train(other, tiny_models["qwen"], eight_pairs, out)) != weights(one)
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         (lambda chosen, pairs: (replace(chosen, learning_rate=1e-3), pairs), "learning_rate"),
+        (lambda chosen, pairs: (replace(chosen, reworded_share=0.5), pairs), "reworded_share"),
         (lambda chosen, pairs: (replace(chosen, steps=20, seed=3), pairs), "seed, steps"),
         (lambda chosen, pairs: (chosen, pairs.with_name("other.jsonl")), "pairs"),
     ],
@@ -334,7 +367,11 @@ def test_the_gpu_models_are_as_large_as_they_may_be() -> None:
     assert 8e6 <= counts[1] <= 15e6
     assert 2 * sum(counts) <= 80e6
     assert language_settings.sequence_tokens == 1024
-    assert read_settings(TOOLS / "language_model_cpu.yaml", Settings).steps > 0
+    for name in ("gpu", "cpu"):
+        chosen = read_settings(TOOLS / f"language_model_{name}.yaml", Settings)
+        assert chosen.steps > 0
+        assert chosen.most_pairs > 3
+        assert chosen.reworded_share == 0.5
 
 
 def test_no_target_is_left_out_of_a_plain_row(tiny_models: dict[str, Path]) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import pickle
 import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from batches import Steps, batches_of_step, padded
+from batches import Batch, Steps, batches_of_step, padded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from language_model import Settings
 from pairs import StyledPair
-from sequences import IGNORED, PairStore, Template, load_pairs
+from sequences import IGNORED, PairStore, Template, TokenSequence, load_pairs
+from wordings import alike
 
 from sptar.config import LanguageModelConfig, PromptConfig
 from sptar.errors import ConfigError, DataError
@@ -178,6 +181,103 @@ def test_a_step_holds_its_tokens_in_batches_of_like_length(
     assert [batch.ids.tolist() for batch in batches] != [batch.ids.tolist() for batch in other]
 
 
+def rows_of(batches: list[Batch]) -> list[list[int]]:
+    """The sequences without their padding, in an order of their own."""
+    return sorted(
+        ids[: len(ids) - padding].tolist()
+        for batch in batches
+        for ids, padding in zip(batch.ids, right_padding(batch), strict=True)
+    )
+
+
+def right_padding(batch: Batch) -> list[int]:
+    """Tokens behind each row's last target: a sequence ends with its last query."""
+    length = batch.targets.shape[1]
+    return [length - 1 - int((row != IGNORED).nonzero()[0][-1]) for row in batch.targets]
+
+
+def queries_of(batches: list[Batch]) -> list[int]:
+    """How many queries each sequence has: where a run of targets begins."""
+    return [
+        int(((row[1:] != IGNORED) & (row[:-1] == IGNORED)).sum())
+        for batch in batches
+        for row in batch.targets
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "most_pairs", "share"),
+    [
+        ({}, 3, None),
+        ({"most_pairs": 3, "reworded_share": 0.0}, 3, None),
+        ({"most_pairs": 4, "reworded_share": 0.5}, 4, 0.5),
+        ({"most_pairs": 2, "reworded_share": 1.0}, 2, 1.0),
+    ],
+)
+def test_a_step_is_drawn_pair_by_pair(
+    loaded: dict[str, LanguageModel],
+    wanted: dict[str, Any],
+    most_pairs: int,
+    share: float | None,
+) -> None:
+    store = PairStore(STYLED, {"question": 1.0})
+    template = Template(loaded["gpt2"], 40, 20)
+    for step in range(3):
+        order = random.Random(f"7/{step}")
+        sequences: list[TokenSequence] = []
+        while sum(len(sequence.ids) for sequence in sequences) < 2000:
+            pairs = store.draw(order, order.randint(1, most_pairs))
+            # Without a share nothing but the pairs is drawn, as before there were wordings.
+            if share is not None:
+                pairs = alike(pairs, share, order)
+            sequences.append(template.sequence(pairs, 250))
+        asked = {"seed": 7, "step": step, "tokens": 2000, "limit": 250, **wanted}
+        found = batches_of_step(store, template, **asked)
+        assert rows_of(found) == sorted(sequence.ids for sequence in sequences)
+        again = batches_of_step(PairStore(STYLED, {"question": 1.0}), template, **asked)
+        assert [batch.ids.tolist() for batch in again] == [batch.ids.tolist() for batch in found]
+
+
+@pytest.mark.parametrize("most_pairs", [1, 2, 4])
+def test_a_sequence_has_no_more_pairs_than_asked_for(
+    loaded: dict[str, LanguageModel], most_pairs: int
+) -> None:
+    store = PairStore(STYLED, {"question": 1.0})
+    template = Template(loaded["llama"], 15, 10)
+    found = [
+        count
+        for step in range(4)
+        for count in queries_of(
+            batches_of_step(
+                *(store, template),
+                **{"seed": 0, "step": step, "tokens": 2500, "limit": 10_000},
+                most_pairs=most_pairs,
+                reworded_share=0.5,
+            )
+        )
+    ]
+    assert set(found) == set(range(1, most_pairs + 1))
+
+
+def test_the_settings_reach_the_batches(loaded: dict[str, LanguageModel]) -> None:
+    store, template = PairStore(STYLED, {"question": 1.0}), Template(loaded["gpt2"], 40, 20)
+    chosen = Settings(
+        steps=2,
+        styles={"question": 1.0},
+        step_tokens=1500,
+        sequence_tokens=250,
+        most_pairs=2,
+        reworded_share=1.0,
+    )
+    asked = {"seed": 0, "step": 1, "tokens": 1500, "limit": 250}
+    found = rows_of(Steps(store, template, chosen)[1])
+    assert found == rows_of(
+        batches_of_step(store, template, **asked, most_pairs=2, reworded_share=1.0)
+    )
+    plain = Steps(store, template, replace(chosen, reworded_share=0.0))[1]
+    assert found != rows_of(plain) != rows_of(batches_of_step(store, template, **asked))
+
+
 def steps_of(model: LanguageModel, workers: int) -> Steps:
     chosen = Settings(
         steps=6,
@@ -185,6 +285,7 @@ def steps_of(model: LanguageModel, workers: int) -> Steps:
         step_tokens=500,
         sequence_tokens=120,
         plain_share=0.5,
+        reworded_share=0.5,
         workers=workers,
     )
     return Steps(PairStore(STYLED, chosen.styles), Template(model, 30, 10), chosen)

@@ -17,7 +17,12 @@ TOOLS = Path(__file__).parents[3] / "tools" / "starter"
 def test_numbers_may_be_written_as_yaml_has_them(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("steps: 3\nlearning_rate: 3e-4\nstyles: {title: 1}\n")
-    assert read_settings(path, Settings).learning_rate == 3e-4
+    found = read_settings(path, Settings)
+    assert found.learning_rate == 3e-4
+    assert (found.most_pairs, found.reworded_share) == (3, 0.0)
+    path.write_text("steps: 3\nreworded_share: 1\nmost_pairs: 1\nstyles: {title: 1}\n")
+    found = read_settings(path, Settings)
+    assert (found.most_pairs, found.reworded_share) == (1, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +31,10 @@ def test_numbers_may_be_written_as_yaml_has_them(tmp_path: Path) -> None:
         ("steps: 3\nstyles: {title: 1}\nspeed: 2\n", "unknown settings: speed"),
         ("steps: 3\n", "missing settings: styles"),
         ("steps: 3\nstyles: {title: 1}\nlearning_rate: fast\n", "`learning_rate: fast`"),
+        ("steps: 3\nstyles: {title: 1}\nmost_pairs: 0\n", "`most_pairs: 0` must be at least 1"),
+        ("steps: 3\nstyles: {title: 1}\nreworded_share: 1.5\n", "`reworded_share: 1.5` between 0"),
+        ("steps: 3\nstyles: {title: 1}\nreworded_share: -0.1\n", "`reworded_share: -0.1` between"),
+        ("steps: 3\nstyles: {title: 1}\nvalidation_sequences: 0\n", "`validation_sequences: 0`"),
         ("- 3\n", "holds no settings"),
     ],
 )
