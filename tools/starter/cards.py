@@ -43,6 +43,7 @@ from training_record import (
 from sptar.errors import ConfigError
 from sptar.io import atomic_write_text, read_json
 
+_BESIDE = "starter-lm, which lies beside it"
 _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 
 
@@ -204,15 +205,19 @@ def encoder_card(
     text: TextRecord,
     origin: Origin,
     machine: str,
+    start: str = _BESIDE,
 ) -> str:
-    """The card of the encoder, as Markdown; ``origin`` is that of the language model."""
+    """The card of the encoder, as Markdown.
+
+    ``origin`` is that of the language model, ``start`` names the stage of it that gave its layers.
+    """
     config = weights.config
     if settings.shape:
         began = "From random numbers; nothing but the text below went into it."
         retrieval = "It has not been trained for retrieval: it has seen no query and no pair."
     else:
         began = (
-            f"With the first {settings.layers} layers of starter-lm, which lies beside it, now "
+            f"With the first {settings.layers} layers of {start}, now "
             "attending both ways. So everything that went into that model went into this one, its "
             "documents with queries included."
         )
@@ -292,6 +297,9 @@ def main() -> None:
     parser.add_argument("--encoder-settings", type=Path)
     parser.add_argument("--before", type=Path, help="evaluate.py's file of the start")
     parser.add_argument("--after", type=Path, help="evaluate.py's file of the trained model")
+    parser.add_argument(
+        "--encoder-start", default=_BESIDE, help="in words, where it is an earlier stage"
+    )
     parser.add_argument("--machine", default="a CPU", help="what it was trained on, in words")
     options = parser.parse_args()
     settings = read_settings(options.settings, language_model.Settings)
@@ -326,6 +334,7 @@ def main() -> None:
         text=text,
         origin=origin,
         machine=options.machine,
+        start=options.encoder_start,
     )
     atomic_write_text(options.encoder / "model" / "README.md", card)
 

@@ -103,6 +103,12 @@ def test_both_cards_tell_what_was_done_and_where_it_came_from(
     ):
         assert said in card, said
     assert "medquad" not in card.split("## Text")[1]
+    stage = ["--encoder-start", "the second stage of starter-lm"]
+    monkeypatch.setattr("sys.argv", arguments(work, text_folder, pairs_file, *more, *stage))
+    main()
+    card = (work / "encoder" / "model" / "README.md").read_text()
+    assert "With the first 2 layers of the second stage of starter-lm, now" in card
+    assert "lies beside it" not in card
 
 
 def ratio(value: float, low: float, high: float) -> dict[str, float]:
