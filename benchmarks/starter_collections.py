@@ -4,7 +4,8 @@
 
 Needs ../shared/data. Every method writes with `starter:language-model` (another one with
 `--language-model`), and its retriever begins at `starter:encoder`, which has never been trained to
-search, or at all-MiniLM-L6-v2 (FOLDER), which has: a table for each. Figures are means over the
+search, or at all-MiniLM-L6-v2 (FOLDER), which has: a table for each. InPars and SPTAR train on equally
+many weak pairs, of equally many documents that were given a query. Figures are means over the
 seeds; tests are paired over queries and corrected by Holm over each collection's family. What is
 in WORK already is reused, so `--methods bm25 no_augmentation` can be run ahead of the rest.
 """
@@ -58,6 +59,7 @@ def settings(
         "name": f"{collection}_{start}_{seed}",
         "seed": seed,
         "methods": methods,
+        "equal_pairs": True,
         "data": {"source": str(SHARED / "data" / collection)},
         "split": {**split, **COLLECTIONS[collection], "max_documents": documents},
         "train": {
