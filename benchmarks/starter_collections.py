@@ -72,9 +72,10 @@ def settings(
         },
         "llm": {"name": language_model, "device": "cpu", "dtype": "bfloat16"},
         "prompt": {"examples": 1, "max_document_tokens": 160, "max_query_tokens": 40},
-        "tune": {"virtual_tokens": 50, "epochs": 8, "patience": 2},
+        # Learning rate and temperature as in configs/starter.yaml, where dev chose them.
+        "tune": {"virtual_tokens": 50, "learning_rate": 0.01, "epochs": 8, "patience": 2},
         "select": {"groups": 12},
-        "augment": {"max_new_tokens": 32},
+        "augment": {"temperature": 0.2, "max_new_tokens": 32},
         "filter": {"k": 30},
     }
     return values
