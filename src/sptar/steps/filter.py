@@ -32,6 +32,35 @@ def _weak_queries(path: Path) -> Iterator[WeakQuery]:
         yield WeakQuery(**row)
 
 
+def _outcome(counts: Mapping[str, int], k: int) -> str:
+    """What became of the weak queries, and what to do where most of them say the same.
+
+    Behind one example a language model may copy that example for every document: its queries are
+    fluent, BM25 even finds them, and hardly any pair is left.
+    """
+    reasons = {
+        "empty": "empty",
+        "degenerate": "a repeated phrase",
+        "copied": "copied from the document",
+        "duplicate": "the same as another",
+        "test_overlap": "equal to a test query",
+        "not_found": "not found by BM25",
+        "rank": f"below BM25's top {k}",
+    }
+    total = sum(counts.values())
+    dropped = ", ".join(
+        f"{counts[reason]:,} {words}" for reason, words in reasons.items() if counts[reason]
+    )
+    text = f"{counts['kept']:,} of {total:,} weak queries are kept"
+    text += f" ({dropped})" if dropped else ""
+    if 2 * counts["duplicate"] <= total or not total:
+        return f"{text}."
+    return (
+        f"{text}. Most of them repeat one another: the model copies its examples or hardly reads "
+        "the document. Raise `prompt.examples` or `augment.temperature`."
+    )
+
+
 @dataclass(frozen=True)
 class RankStep(Step):
     """Finds the exact BM25 rank of the source document for every weak query."""
@@ -126,4 +155,6 @@ class FilterStep(Step):
             test_queries=[query.text for query in test],
         )
         write_jsonl(output.path("decisions.jsonl"), (decision_to_row(row) for row in decisions))
-        return {"k": self.k, "rows": len(decisions), "funnel": funnel(decisions)}
+        counts = funnel(decisions)
+        context.progress.message(_outcome(counts, self.k))
+        return {"k": self.k, "rows": len(decisions), "funnel": counts}
