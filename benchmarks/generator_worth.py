@@ -5,13 +5,13 @@
         --imported llama7b=../shared/data/msmarco_mini/weak_llama7b/x500.jsonl
 
 On msmarco_mini of ../shared/data: every generator writes one query for each of the same unlabelled
-passages, behind one labelled example and without a soft prompt; published queries stand beside
-them. Only passages whose query the weak data filter keeps **from every one of them** count: so many
-pairs, for the same documents, go with the labels into the training of a static-embedding retriever,
-once for each generator and once without any, for as many steps. FOLDER is the encoder whose token
-table that retriever starts from (all-MiniLM-L6-v2). Trainings differ by seed; split, documents and
-example do not. Scores are means over the seeds query by query; tests go over queries and are one
-Holm family.
+passages, behind one labelled example (or as many as ``--examples NAME=N`` says: some models copy
+the only one that they see) and without a soft prompt; published queries stand beside them. Only
+passages whose query the weak data filter keeps **from every one of them** count: so many pairs, for
+the same documents, go with the labels into the training of a static-embedding retriever, once for
+each generator and once without any, for as many steps. FOLDER is the encoder whose token table that
+retriever starts from (all-MiniLM-L6-v2). Trainings differ by seed; split, documents and examples do
+not. Scores are means over the seeds query by query; tests go over queries and are one Holm family.
 
 The learning rate is below the retriever's default: a thousand pairs are learned by heart in one
 epoch at 1e-2, and the dev score falls from there.
@@ -48,7 +48,16 @@ MEASURES = ["nDCG@10", "R@100"]
 SEED = 42
 # The labels of train and of 100 dev queries are trained, the other dev queries choose.
 SPLIT = {"mode": "paper", "train_queries": 49, "eval_queries": 100, "eval_from": "dev"}
-RECORDED = ("documents", "decoding", "dtype", "learning_rate", "epochs", "min_steps", "seeds")
+RECORDED = (
+    "documents",
+    "examples",
+    "decoding",
+    "dtype",
+    "learning_rate",
+    "epochs",
+    "min_steps",
+    "seeds",
+)
 SHOWN = 12
 
 
@@ -92,6 +101,18 @@ def parse_source(text: str, *, writes: bool) -> Source:
     return Source(name, Path(place), writes)
 
 
+def parse_examples(text: str) -> tuple[str, int]:
+    """``NAME=N``.
+
+    Raises:
+        ValueError: it is not of this form, or N is less than 1.
+    """
+    name, equals, number = text.partition("=")
+    if not name or not equals or not number.isdecimal() or int(number) < 1:
+        raise ValueError(f"{text!r} is not NAME=N with N of at least 1")
+    return name, int(number)
+
+
 def common_documents(kept: Iterable[Collection[str]], pairs: int, seed: int) -> list[str]:
     """Documents that are in every collection, by id; of more than ``pairs`` a seeded sample."""
     first, *others = kept
@@ -129,10 +150,14 @@ def writing(source: Source, options: argparse.Namespace) -> dict[str, Any]:
     if not source.writes:
         files = {source.name: str(source.place)}
         return values | {"methods": [source.name], "weak_queries": files}
+    examples = options.examples.get(source.name, 1)
+    if examples > 1:
+        # Pairs can be tried one by one, larger groups are sampled; without tuning one is drawn.
+        values["select"] = {"groups": 4}
     return values | {
         "methods": [WRITES],
         "llm": {"name": str(source.place), "dtype": options.dtype},
-        "prompt": {"examples": 1, "max_document_tokens": 160, "max_query_tokens": 40},
+        "prompt": {"examples": examples, "max_document_tokens": 160, "max_query_tokens": 40},
         "augment": {"decoding": options.decoding, "max_new_tokens": 32, "block_size": 256},
     }
 
@@ -228,6 +253,8 @@ def main() -> None:
     sources: list[Source] = [*options.generator, *options.imported]
     names = [source.name for source in sources]
     assert len(set(names)) == len(names) > 0, "give sources, each with a name of its own"
+    options.examples = dict(options.examples)
+    assert set(options.examples) <= set(names), "--examples names none of the generators"
     context = Context(Workspace(options.work), TerminalProgress())
     kept = {source.name: filtered(source, options, context) for source in sources}
     documents = common_documents([own.queries for own in kept.values()], options.pairs, SEED)
@@ -283,6 +310,7 @@ def arguments() -> argparse.Namespace:
     add("--work", type=Path, required=True)
     add("--generator", type=generator, action="append", default=[], metavar="NAME=FOLDER")
     add("--imported", type=imported, action="append", default=[], metavar="NAME=FILE")
+    add("--examples", type=parse_examples, action="append", default=[], metavar="NAME=N")
     add("--collection", type=Path, default=SHARED / "data" / "msmarco_mini")
     add("--documents", type=int, default=1500, help="passages to write for")
     add("--pairs", type=int, default=1059, help="at most so many common documents")

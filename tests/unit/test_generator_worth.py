@@ -21,6 +21,7 @@ from generator_worth import (
     common_documents,
     contests,
     figures,
+    parse_examples,
     parse_source,
     restricted,
     training,
@@ -41,6 +42,7 @@ def options() -> argparse.Namespace:
         collection=Path("collection"),
         start=Path("encoder"),
         documents=300,
+        examples={"three": 3},
         decoding="greedy",
         dtype="float32",
         learning_rate=0.01,
@@ -57,6 +59,25 @@ def test_a_source_is_a_name_and_a_place() -> None:
 def test_other_sources_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="name"):
         parse_source(text, writes=False)
+
+
+def test_examples_are_a_name_and_a_number() -> None:
+    assert parse_examples("v0=3") == ("v0", 3)
+
+
+@pytest.mark.parametrize("text", ["v0", "v0=", "=3", "v0=0", "v0=-1", "v0=x", "v0=1.5"])
+def test_other_examples_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="NAME=N"):
+        parse_examples(text)
+
+
+def test_a_generator_can_be_shown_more_examples() -> None:
+    three, one = (
+        parse_config(writing(Source(name, Path("lm"), True), options()))
+        for name in ("three", "one")
+    )
+    assert (three.prompt.examples, one.prompt.examples) == (3, 1)
+    assert three.split == one.split
 
 
 @given(st.lists(IDS, min_size=1, max_size=4), st.integers(1, 30))
