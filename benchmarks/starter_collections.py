@@ -5,9 +5,10 @@
 Needs ../shared/data. Every method writes with `starter:language-model` (another one with
 `--language-model`), and its retriever begins at `starter:encoder`, which has never been trained to
 search, or at all-MiniLM-L6-v2 (FOLDER), which has: a table for each. InPars and SPTAR train on
-equally many weak pairs and choose from equally many documents. Figures are means over the seeds;
-tests are paired over queries and corrected by Holm over each collection's family. What is in WORK
-already is reused, so `--methods bm25 no_augmentation` can be run ahead of the rest.
+equally many weak pairs (with `--all-pairs` on all that each one's filter kept) and choose from
+equally many documents. Figures are means over the seeds; tests are paired over queries and
+corrected by Holm over each collection's family. What is in WORK already is reused, so `--methods
+bm25 no_augmentation` can be run ahead of the rest.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ def settings(
     language_model: str,
     encoder: str,
     documents: int,
+    temperature: float,
+    equal_pairs: bool,
 ) -> dict[str, Any]:
     """One experiment's config."""
     split = {"train_queries": 50, "eval_queries": 50, "test_from": "test"}
@@ -59,7 +62,7 @@ def settings(
         "name": f"{collection}_{start}_{seed}",
         "seed": seed,
         "methods": methods,
-        "equal_pairs": True,
+        "equal_pairs": equal_pairs,
         "data": {"source": str(SHARED / "data" / collection)},
         "split": {**split, **COLLECTIONS[collection], "max_documents": documents},
         "train": {
@@ -81,7 +84,7 @@ def settings(
             "patience": 2,
         },
         "select": {"groups": 12},
-        "augment": {"temperature": 0.2, "max_new_tokens": 32},
+        "augment": {"temperature": temperature, "max_new_tokens": 32},
         "filter": {"k": 30},
     }
     return values
@@ -99,6 +102,8 @@ def main() -> None:
     parser.add_argument("--starts", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--documents", type=int, default=2000, help="to augment, at most")
+    parser.add_argument("--temperature", type=float, default=0.2)
+    parser.add_argument("--all-pairs", action="store_true", help="not as many for each method")
     parser.add_argument("--out", type=Path, help="folder for the joined tables and the figures")
     options = parser.parse_args()
 
@@ -124,6 +129,8 @@ def main() -> None:
                     language_model=options.language_model,
                     encoder=encoders[start],
                     documents=options.documents,
+                    temperature=options.temperature,
+                    equal_pairs=not options.all_pairs,
                 )
                 graph, record = run(parse_config(values), Context(workspace, TerminalProgress()))
                 write_report(workspace, record)
