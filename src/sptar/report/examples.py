@@ -8,20 +8,9 @@ from collections.abc import Iterable, Sequence
 
 from sptar.report.records import Funnel, MethodExamples, ReasonCount, WeakExample
 from sptar.types import Corpus, Decision
+from sptar.weak.reasons import REASONS
 
-__all__ = ["REASONS", "choose_examples", "count_funnel", "excerpt", "reason_text"]
-
-REASONS = {
-    "empty": "no text",
-    "degenerate": "repeated phrase",
-    "copied": "copied from document",
-    "duplicate": "duplicate",
-    "test_overlap": "equals a test query",
-    "not_found": "source not found",
-    "rank": "source below cut-off",
-    "kept": "kept",
-}
-"""Reasons of the weak data filter in the order of the funnel, in the reader's words."""
+__all__ = ["choose_examples", "count_funnel", "excerpt", "reason_text"]
 
 
 def reason_text(reason: str) -> str:

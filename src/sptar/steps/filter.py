@@ -22,6 +22,7 @@ from sptar.steps.import_weak import ImportWeakStep
 from sptar.steps.resources import bm25_index, open_collection, open_split, queries_of
 from sptar.steps.split import SplitStep
 from sptar.types import WeakQuery
+from sptar.weak.reasons import REASONS
 from sptar.workspace import Artefact
 
 __all__ = ["FilterStep", "RankStep"]
@@ -32,24 +33,17 @@ def _weak_queries(path: Path) -> Iterator[WeakQuery]:
         yield WeakQuery(**row)
 
 
-def _outcome(counts: Mapping[str, int], k: int) -> str:
+def _outcome(counts: Mapping[str, int]) -> str:
     """What became of the weak queries, and what to do where most of them say the same.
 
     Behind one example a language model may copy that example for every document: its queries are
     fluent, BM25 even finds them, and hardly any pair is left.
     """
-    reasons = {
-        "empty": "empty",
-        "degenerate": "a repeated phrase",
-        "copied": "copied from the document",
-        "duplicate": "the same as another",
-        "test_overlap": "equal to a test query",
-        "not_found": "not found by BM25",
-        "rank": f"below BM25's top {k}",
-    }
     total = sum(counts.values())
     dropped = ", ".join(
-        f"{counts[reason]:,} {words}" for reason, words in reasons.items() if counts[reason]
+        f"{words} {counts[reason]:,}"
+        for reason, words in REASONS.items()
+        if counts[reason] and reason != "kept"
     )
     text = f"{counts['kept']:,} of {total:,} weak queries are kept"
     text += f" ({dropped})" if dropped else ""
@@ -156,5 +150,5 @@ class FilterStep(Step):
         )
         write_jsonl(output.path("decisions.jsonl"), (decision_to_row(row) for row in decisions))
         counts = funnel(decisions)
-        context.progress.message(_outcome(counts, self.k))
+        context.progress.message(_outcome(counts))
         return {"k": self.k, "rows": len(decisions), "funnel": counts}

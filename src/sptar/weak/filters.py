@@ -20,9 +20,9 @@ import regex
 from sptar.config import FilterConfig
 from sptar.errors import DataError
 from sptar.types import Decision, SourceRanker, WeakQuery
+from sptar.weak.reasons import REASONS
 
 __all__ = [
-    "REASONS",
     "PairFilter",
     "RankedQuery",
     "cutoff_table",
@@ -37,18 +37,6 @@ __all__ = [
     "ranked_to_row",
     "words",
 ]
-
-REASONS = (
-    "empty",
-    "degenerate",
-    "copied",
-    "duplicate",
-    "test_overlap",
-    "not_found",
-    "rank",
-    "kept",
-)
-"""Every reason that a decision can give, in the order of the chain."""
 
 _REPEAT_MINIMUM_WORDS = 6
 _COPY_MINIMUM_WORDS = 12
