@@ -254,7 +254,8 @@ def main() -> None:
     names = [source.name for source in sources]
     assert len(set(names)) == len(names) > 0, "give sources, each with a name of its own"
     options.examples = dict(options.examples)
-    assert set(options.examples) <= set(names), "--examples names none of the generators"
+    generators = {source.name for source in options.generator}
+    assert options.examples.keys() <= generators, "--examples is for names of --generator"
     context = Context(Workspace(options.work), TerminalProgress())
     kept = {source.name: filtered(source, options, context) for source in sources}
     documents = common_documents([own.queries for own in kept.values()], options.pairs, SEED)

@@ -33,11 +33,11 @@ def _weak_queries(path: Path) -> Iterator[WeakQuery]:
         yield WeakQuery(**row)
 
 
-def _outcome(counts: Mapping[str, int]) -> str:
-    """What became of the weak queries, and what to do where most of them say the same.
+def _outcome(counts: Mapping[str, int], *, written: bool) -> str:
+    """What became of the weak queries; and what to do where most of them say the same.
 
-    Behind one example a language model may copy that example for every document: its queries are
-    fluent, BM25 even finds them, and hardly any pair is left.
+    Behind one example a language model may copy that example for document after document. Queries
+    that were imported, not ``written`` here, have no setting to change.
     """
     total = sum(counts.values())
     dropped = ", ".join(
@@ -46,13 +46,15 @@ def _outcome(counts: Mapping[str, int]) -> str:
         if counts[reason] and reason != "kept"
     )
     text = f"{counts['kept']:,} of {total:,} weak queries are kept"
-    text += f" ({dropped})" if dropped else ""
-    if 2 * counts["duplicate"] <= total or not total:
-        return f"{text}."
-    return (
-        f"{text}. Most of them repeat one another: the model copies its examples or hardly reads "
-        "the document. Raise `prompt.examples` or `augment.temperature`."
-    )
+    text += f" ({dropped})." if dropped else "."
+    if 2 * counts["duplicate"] > total:
+        text += " Most of them repeat one another."
+        if written:
+            text += (
+                " The model may copy its example or hardly read the document: try more "
+                "`prompt.examples`, or sampling at a higher `augment.temperature`."
+            )
+    return text
 
 
 @dataclass(frozen=True)
@@ -150,5 +152,6 @@ class FilterStep(Step):
         )
         write_jsonl(output.path("decisions.jsonl"), (decision_to_row(row) for row in decisions))
         counts = funnel(decisions)
-        context.progress.message(_outcome(counts))
+        written = isinstance(self.ranked.weak, AugmentStep)
+        context.progress.message(_outcome(counts, written=written))
         return {"k": self.k, "rows": len(decisions), "funnel": counts}

@@ -12,22 +12,27 @@ def counted(**counts: int) -> dict[str, int]:
 
 def test_every_reason_is_told_with_its_count() -> None:
     counts = {reason: 1001 + number for number, reason in enumerate(REASONS)}
-    text = _outcome(counts)
+    text = _outcome(counts, written=True)
     assert text.startswith("1,008 of 8,036 weak queries are kept (no text 1,001, repeated ")
     assert all(f"{counts[reason]:,}" in text for reason in REASONS)
     assert text.endswith("source not found 1,006, source below cut-off 1,007).")
 
 
 def test_nothing_is_said_of_reasons_without_queries() -> None:
-    assert _outcome(counted(kept=7)) == "7 of 7 weak queries are kept."
-    assert _outcome(counted(kept=7, rank=1)) == (
+    assert _outcome(counted(kept=7), written=True) == "7 of 7 weak queries are kept."
+    assert _outcome(counted(kept=7, rank=1), written=True) == (
         "7 of 8 weak queries are kept (source below cut-off 1)."
     )
-    assert _outcome(counted()) == "0 of 0 weak queries are kept."
+    assert _outcome(counted(), written=True) == "0 of 0 weak queries are kept."
 
 
 def test_a_model_that_says_the_same_for_most_documents_is_pointed_out() -> None:
-    told = "Raise `prompt.examples` or `augment.temperature`."
-    assert told in _outcome(counted(kept=366, duplicate=1551, rank=83))
-    assert told not in _outcome(counted(kept=50, duplicate=50))
-    assert told in _outcome(counted(kept=49, duplicate=51))
+    told = "Most of them repeat one another. The model may copy its example"
+    assert told in _outcome(counted(kept=366, duplicate=1551, rank=83), written=True)
+    assert told not in _outcome(counted(kept=50, duplicate=50), written=True)
+    assert told in _outcome(counted(kept=49, duplicate=51), written=True)
+
+
+def test_imported_queries_get_no_advice_on_writing() -> None:
+    text = _outcome(counted(kept=1, duplicate=9), written=False)
+    assert text.endswith("(duplicate 9). Most of them repeat one another.")
