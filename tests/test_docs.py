@@ -26,9 +26,9 @@ _COMMAND = re.compile(r"(?:^|`)sptar ((?:data )?[a-z][a-z-]*)", re.MULTILINE)
 _OFF_SETTING = re.compile(r"^(\s*)#(?=[a-z_]+:)", re.MULTILINE)
 
 
-def tree_in(readme: str) -> dict[str, str]:
-    """Path below the package → its line in the README's tree."""
-    block = readme.split("```text\nsrc/sptar/\n", 1)[1].split("```", 1)[0]
+def tree_in(page: str) -> dict[str, str]:
+    """Path below the package → its line in the tree of the architecture page."""
+    block = page.split("```text\nsrc/sptar/\n", 1)[1].split("```", 1)[0]
     found: dict[str, str] = {}
     folders: list[str] = []
     for line in block.splitlines():
@@ -46,8 +46,8 @@ def tree_in(readme: str) -> dict[str, str]:
     return found
 
 
-def test_the_tree_in_the_readme_is_the_tree_on_disk() -> None:
-    told = tree_in((ROOT / "README.md").read_text(encoding="utf-8"))
+def test_the_tree_in_the_architecture_page_is_the_tree_on_disk() -> None:
+    told = tree_in((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
     there = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*")
@@ -56,8 +56,8 @@ def test_the_tree_in_the_readme_is_the_tree_on_disk() -> None:
         # Package files that hold a docstring alone need no line of their own.
         and not (path.name == "__init__.py" and path.read_text("utf-8").count("\n") <= 1)
     }
-    assert sorted(there - set(told)) == [], "files without a line in the README"
-    assert sorted(set(told) - there) == [], "lines in the README without a file"
+    assert sorted(there - set(told)) == [], "files without a line in the tree"
+    assert sorted(set(told) - there) == [], "lines in the tree without a file"
     assert [path for path, what in told.items() if not what] == [], "files without a description"
 
 
