@@ -15,7 +15,17 @@ PACKAGE = SOURCE / "sptar"
 
 LAYERS = (
     ("errors", "types"),
-    ("config", "io", "identity", "packaged", "progress", "workspace", "blocks", "executors"),
+    (
+        "config",
+        "methods",
+        "io",
+        "identity",
+        "packaged",
+        "progress",
+        "workspace",
+        "blocks",
+        "executors",
+    ),
     ("data", "llm", "retrieval", "evaluation", "starter"),
     ("weak",),
     ("steps",),
@@ -251,3 +261,18 @@ def test_the_light_entry_loads_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert result.stdout == ""
+
+
+def test_a_method_is_named_in_its_table_alone() -> None:
+    from sptar.methods import METHODS
+
+    # "bm25" is a retriever too, and the package has the name of the method that it is about.
+    names = set(METHODS) - {"bm25", "sptar"}
+    outside = {
+        (module, node.value)
+        for module in MODULES
+        if module != "sptar.methods"
+        for node in ast.walk(_tree(module))
+        if isinstance(node, ast.Constant) and node.value in names
+    }
+    assert outside == set()

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sptar.errors import ConfigError
+from sptar.methods import METHODS, method_named
 from sptar.packaged import Place
 
 __all__ = [
@@ -38,9 +39,6 @@ __all__ = [
     "parse_config",
     "result_settings",
 ]
-
-METHODS = ("bm25", "zero_shot", "no_augmentation", "inpars", "inpars_gbq", "sptar")
-"""Methods known to the pipeline, in the order in which a report shows them."""
 
 
 def runtime(default: Any, description: str, **limits: Any) -> Any:
@@ -579,7 +577,9 @@ class RunConfig(Section):
         None, description="A sentence for the top of the report, such as a warning."
     )
     methods: list[str] = Field(
-        [*METHODS[:4], "sptar"], min_length=1, description=f"Of {', '.join(METHODS)}."
+        [row.name for row in METHODS.values() if row.by_default],
+        min_length=1,
+        description=f"Of {', '.join(METHODS)}.",
     )
     data: DataConfig
     split: SplitConfig = Field(default_factory=SplitConfig)
@@ -650,22 +650,24 @@ class RunConfig(Section):
         if len(set(self.methods)) != len(self.methods):
             raise ValueError("a method is named twice in `methods`")
         for method in self.weak_queries:
-            if method in ("bm25", "zero_shot", "no_augmentation"):
+            if not method_named(method).takes_weak_queries:
                 raise ValueError(f"method '{method}' takes no weak queries")
             if not re.fullmatch(r"\w[\w.-]*", method):
                 raise ValueError(f"'{method}' in `weak_queries` is not a plain name")
         writers = [
             method
             for method in self.methods
-            if method in METHODS[3:] and method not in self.weak_queries
+            if method_named(method).wording is not None and method not in self.weak_queries
         ]
         if writers and self.llm is None:
             raise ValueError(f"method '{writers[0]}' writes weak queries and needs `llm`")
-        if self.llm is not None and self.llm.backend == "openai" and "sptar" in writers:
+        soft = next((method for method in writers if method_named(method).soft_prompt), None)
+        if self.llm is not None and self.llm.backend == "openai" and soft is not None:
+            hard = [row.name for row in METHODS.values() if row.wording and not row.soft_prompt]
             raise ValueError(
-                "method 'sptar' and `llm.backend: openai` contradict each other: a hosted model "
+                f"method '{soft}' and `llm.backend: openai` contradict each other: a hosted model "
                 "takes no soft prompt; serve the model with vLLM (`backend: vllm`), or use "
-                "'inpars'"
+                + " or ".join(f"'{name}'" for name in hard)
             )
         if self.prompt.examples != 1 and self.prompt.examples > 0 and self.select.groups == "all":
             raise ValueError(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sptar.config import FilterConfig, RunConfig
 from sptar.errors import ConfigError
+from sptar.methods import method_named, target_of
 from sptar.steps.augment import AugmentStep
 from sptar.steps.base import Step
 from sptar.steps.bm25 import Bm25IndexStep
@@ -229,7 +230,7 @@ class _Builder:
             file = config.weak_queries[method]
             return ImportWeakStep(self.collection, self.split, file, self.hashes.content(file))
         assert config.llm is not None
-        tuned = self.tune() if method == "sptar" else None
+        tuned = self.tune() if method_named(method).soft_prompt else None
         return AugmentStep(
             self.collection,
             self.split,
@@ -267,11 +268,10 @@ def _variants(builder: _Builder) -> list[_Variant]:
     """Every method of the config but BM25, for each cut-off that has a retriever of its own."""
     config = builder.config
     cutoffs = _cutoffs(config.filter)
-    plain = ("bm25", "zero_shot", "no_augmentation")
     written = {
         method: builder.weak(method)
         for method in config.methods
-        if method in config.weak_queries or method not in plain
+        if method_named(method).takes_weak_queries
     }
     filters = {
         method: {k: builder.filter(weak, k) for k in cutoffs} for method, weak in written.items()
@@ -286,11 +286,12 @@ def _variants(builder: _Builder) -> list[_Variant]:
 
     found: list[_Variant] = []
     for method in config.methods:
-        if method == "bm25":
+        row = method_named(method)
+        if row.ranks_with == "bm25":
             continue
-        if method == "zero_shot":
+        if row.ranks_with == "start":
             found.append(_Variant(method, method, None))
-        elif method == "no_augmentation":
+        elif not row.takes_weak_queries:
             labels = PairsStep(builder.collection, builder.split, None, (), config.seed)
             found.append(_Variant(method, method, TrainingSets(((0, labels),))))
         else:
@@ -319,9 +320,10 @@ def build_graph(config: RunConfig, workspace: Workspace) -> RunGraph:
     several = len(retrievers) > 1
     methods: list[MethodGraph] = []
     left_out: dict[str, str] = {}
-    if "bm25" in config.methods:
-        run = builder.chain.bm25(config.evaluate.top_k)
-        methods.append(MethodGraph("bm25", "bm25", None, builder.evaluated(run)))
+    for method in config.methods:
+        if method_named(method).ranks_with == "bm25":
+            run = builder.chain.bm25(config.evaluate.top_k)
+            methods.append(MethodGraph(method, method, None, builder.evaluated(run)))
     variants = _variants(builder)
     # Retriever by retriever, as a table shows them.
     for retriever in retrievers:
@@ -371,9 +373,8 @@ def _cutoffs(settings: FilterConfig) -> list[int]:
 
 
 def _target(methods: list[MethodGraph], several: bool) -> str:
-    """What the verdict is about: SPTAR if it is there, else the last method.
-
-    With several retrievers it is the same method with each of them.
-    """
-    chosen = next((graph for graph in methods if graph.method == "sptar"), methods[-1])
+    """What the verdict is about; with several retrievers it is one method with each of them."""
+    method = target_of(graph.method for graph in methods)
+    ranked = (graph for graph in methods if graph.method == method)
+    chosen = next(ranked) if method_named(method).target_rank else methods[-1]
     return chosen.name.partition("/")[0] if several else chosen.name

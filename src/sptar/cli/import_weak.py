@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sptar.cli.options import WORK, Assignments, Config, Json, Work, load
+from sptar.methods import TARGET
 
 __all__ = ["import_weak"]
 
@@ -17,7 +18,7 @@ def import_weak(
     config: Config,
     method: Annotated[
         str, typer.Option("--method", help="Method whose weak queries these are.")
-    ] = "sptar",
+    ] = TARGET.name,
     assignments: Assignments = None,
     work: Work = WORK,
     as_json: Json = False,

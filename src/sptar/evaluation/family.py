@@ -17,6 +17,7 @@ from sptar.evaluation.evaluate import Scores
 from sptar.evaluation.measures import Measure
 from sptar.evaluation.significance import compare_contests
 from sptar.evaluation.systems import SystemName, parse_system
+from sptar.methods import method_named, target_of
 
 __all__ = [
     "Contest",
@@ -25,8 +26,6 @@ __all__ = [
     "compare_systems",
     "contests_of",
 ]
-
-_TARGET = "sptar"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +94,8 @@ def contests_of(names: Sequence[str], target: str | None = None) -> list[Contest
 
     Args:
         names: system names, in the order of the tables.
-        target: a method, or the name of a single system; by default ``sptar`` if it is there,
-            else the method that is named last.
+        target: a method, or the name of a single system; by default the one of
+            :func:`~sptar.methods.target_of`.
 
     Returns:
         Contests in the order of the retrievers. A block without the target method has none.
@@ -143,9 +142,10 @@ def _names_of(name: str, system: SystemName) -> tuple[str, str, str]:
 def _target_method(systems: Mapping[str, SystemName], target: str | None) -> str:
     if target is not None:
         return target
-    if any(system.method == _TARGET for system in systems.values()):
-        return _TARGET
     with_retriever = [system for system in systems.values() if system.retriever is not None]
+    chosen = target_of(system.method for system in systems.values())
+    if method_named(chosen).target_rank:
+        return chosen
     return (with_retriever or list(systems.values()))[-1].row
 
 

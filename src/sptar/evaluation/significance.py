@@ -17,6 +17,7 @@ from sptar.errors import DataError
 from sptar.evaluation.comparison import Comparison, Contest, Difference
 from sptar.evaluation.evaluate import Scores
 from sptar.evaluation.measures import Measure, parse_measures
+from sptar.methods import target_of
 
 __all__ = [
     "Comparison",
@@ -134,7 +135,7 @@ def bootstrap_intervals(
 
 
 def choose_target(methods: Iterable[str], target: str | None = None) -> str:
-    """The method of the verdict: ``target``, else ``sptar`` if there, else the last one.
+    """The method of the verdict: ``target``, else that of :func:`~sptar.methods.target_of`.
 
     Raises:
         DataError: the target is not among the methods.
@@ -143,7 +144,7 @@ def choose_target(methods: Iterable[str], target: str | None = None) -> str:
     if not names:
         raise DataError("There is no method to compare.")
     if target is None:
-        return "sptar" if "sptar" in names else names[-1]
+        return target_of(names)
     if target not in names:
         raise DataError(
             f"There are no scores of '{target}', which the other methods should be compared with.",

@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["SystemName", "method_title", "parse_system", "retriever_title", "row_title"]
+from sptar import methods
 
-_METHODS: Mapping[str, str] = {
-    "bm25": "BM25",
-    "zero_shot": "Zero-shot",
-    "no_augmentation": "No augmentation",
-    "inpars": "InPars",
-    "inpars_gbq": "InPars-GBQ",
-    "promptagator": "Promptagator",
-    "sptar": "SPTAR",
-}
+__all__ = ["SystemName", "method_title", "parse_system", "retriever_title", "row_title"]
 
 _RETRIEVERS: Mapping[str, str] = {
     "bm25": "BM25",
@@ -86,7 +78,7 @@ def row_title(name: str) -> str:
     ('SPTAR (k = 30)', 'BM25')
     """
     system = parse_system(name)
-    title = _METHODS.get(system.method, system.method)
+    title = methods.method_title(system.method)
     if system.variant is None:
         return title
     return f"{title} ({system.variant.replace('=', ' = ')})"
@@ -100,5 +92,5 @@ def method_title(method: str) -> str:
     """
     retriever = parse_system(method).retriever
     if retriever is None:
-        return _METHODS.get(method, method)
+        return methods.method_title(method)
     return f"{row_title(method)}, {retriever_title(retriever)}"

@@ -21,8 +21,9 @@ from sptar.errors import ConfigError, ModelError
 from sptar.llm.completions import Completion, CompletionsClient
 from sptar.llm.loading import LanguageModel
 from sptar.llm.soft_prompt import SoftPrompt
-from sptar.llm.template import PROMPT_STYLES, PromptTemplate, bad_question
+from sptar.llm.template import PromptTemplate, bad_question
 from sptar.llm.vocabulary_export import load_export
+from sptar.methods import WORDINGS
 from sptar.types import Document, Generation, GenerationRequest, Pair
 
 __all__ = [
@@ -178,7 +179,7 @@ def hard_prompt(
     >>> hard_prompt(PromptConfig(), "sptar", [pair], Document("b", "Glass.")).split(" \\n ")[2:]
     ['Document: Glass.', 'Relevant Query:']
     """
-    row = PROMPT_STYLES[style]
+    row = WORDINGS[style]
     head, newline, tail = prompt.separator.partition("\n")
     end = head + newline or "\n"
     query_label = row.query_label or prompt.query_label

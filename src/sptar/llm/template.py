@@ -16,45 +16,13 @@ from dataclasses import dataclass
 from sptar.config import PromptConfig
 from sptar.errors import ConfigError
 from sptar.llm.loading import LanguageModel
+from sptar.methods import TARGET, WORDINGS
 from sptar.types import Document, Pair
 
-__all__ = ["PROMPT_STYLES", "DocumentTokens", "PromptStyle", "PromptTemplate", "bad_question"]
+__all__ = ["DocumentTokens", "PromptTemplate", "bad_question"]
 
 _LEAST_DOCUMENT_TOKENS = 8
 _BAD_QUESTION_TOKENS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class PromptStyle:
-    """One row of the table of styles.
-
-    ``instruction`` opens the prompt; ``numbered`` puts "Example n:" in front of each block (only
-    when there are examples); a label that is ``None`` comes from the config; with a
-    ``bad_query_label`` each example also shows a bad question (:func:`bad_question`).
-    """
-
-    instruction: str = ""
-    numbered: bool = False
-    query_label: str | None = None
-    bad_query_label: str | None = None
-
-
-PROMPT_STYLES: dict[str, PromptStyle] = {
-    "sptar": PromptStyle(),
-    "inpars": PromptStyle(
-        instruction="For each document, write one search query that the document answers.",
-        numbered=True,
-    ),
-    "inpars_gbq": PromptStyle(
-        instruction="For each document, write a good question that only this document answers. "
-        "A bad question merely repeats words.",
-        numbered=True,
-        query_label="Good Question:",
-        bad_query_label="Bad Question:",
-    ),
-}
-"""Style name → how the prompt is worded. ``inpars`` and ``inpars_gbq`` follow the two prompts of
-InPars (Bonifacio et al., 2022), vanilla and "guided by bad questions", in our own words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +64,7 @@ class PromptTemplate:
     Args:
         language_model: whose tokenizer and context count.
         prompt: labels, separator and budgets; ``prompt.examples`` is M.
-        style: a name in :data:`PROMPT_STYLES`.
+        style: the method in :data:`~sptar.methods.WORDINGS` whose wording it has.
         virtual_tokens: positions that the soft prompt takes (0 for none).
         max_new_tokens: positions that a generated query may take.
 
@@ -114,21 +82,19 @@ class PromptTemplate:
         self,
         language_model: LanguageModel,
         prompt: PromptConfig,
-        style: str = "sptar",
+        style: str = TARGET.name,
         *,
         virtual_tokens: int,
         max_new_tokens: int,
     ) -> None:
-        if style not in PROMPT_STYLES:
-            raise ConfigError(
-                f"Unknown prompt style '{style}'; known are: {', '.join(PROMPT_STYLES)}."
-            )
+        if style not in WORDINGS:
+            raise ConfigError(f"Unknown prompt style '{style}'; known are: {', '.join(WORDINGS)}.")
         self.language_model = language_model
         self.prompt = prompt
         self.style = style
         self.virtual_tokens = virtual_tokens
         self.max_new_tokens = max_new_tokens
-        row = PROMPT_STYLES[style]
+        row = WORDINGS[style]
         encode = language_model.encode
         end, tail = self._split_separator()
         self.end_of_query_ids = end
@@ -155,7 +121,7 @@ class PromptTemplate:
 
     def _header(self, number: int, *, first: bool) -> list[int]:
         """What stands between the block before and the text of document ``number``, from 1."""
-        row = PROMPT_STYLES[self.style]
+        row = WORDINGS[self.style]
         if row.numbered and self.prompt.examples:
             text = f"Example {number}:"
             opened = self.language_model.encode(text if first else self._tail + text)

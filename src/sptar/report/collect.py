@@ -16,6 +16,7 @@ from sptar.evaluation.significance import Comparison
 from sptar.evaluation.systems import method_title, parse_system
 from sptar.evaluation.verdict import family_verdict
 from sptar.io import atomic_write_text, read_jsonl
+from sptar.methods import TARGET, method_named
 from sptar.pipeline import RunRecord
 from sptar.report.build import build_report
 from sptar.report.costs import teacher_warnings, training_costs
@@ -245,7 +246,10 @@ def _notes(reader: RunReader) -> tuple[str, ...]:
                 f"{summary['not_to_augment']:,} rows were left out because their documents are "
                 "judged for labelled queries."
             )
-        if method in shown["pairs"] and parse_system(method).method != "no_augmentation":
+        if (
+            method in shown["pairs"]
+            and method_named(parse_system(method).method).takes_weak_queries
+        ):
             title = method_title(shown["pairs"][method])
             summary = reader.get(method, "pairs").manifest.summary
             if summary["weak"] != summary["weak_available"]:
@@ -302,8 +306,8 @@ def _weak(
 
 
 def _of_verdict(examples: tuple[MethodExamples, ...]) -> MethodExamples | None:
-    """The examples of SPTAR, else those of the last method that has some."""
-    own = [item for item in examples if parse_system(item.method).method == "sptar"]
+    """The examples of the package's own method, else those of the last one that has some."""
+    own = [item for item in examples if parse_system(item.method).method == TARGET.name]
     return own[0] if own else examples[-1] if examples else None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from sptar.config import RunConfig, TrainConfig, parse_config
 from sptar.data.collection import Collection
 from sptar.errors import ConfigError, WorkspaceError
+from sptar.methods import TARGET
 from sptar.pipeline import RunRecord, load_record
 from sptar.types import Query, Run
 from sptar.workspace import Artefact, Workspace
@@ -47,9 +48,9 @@ class Answer:
 
 
 def choose_method(record: RunRecord, wanted: str | None = None) -> str:
-    """The method of a run that answers: the wanted one, else SPTAR's first, else the last one.
+    """The method of a run that answers: the wanted one, else the one of the verdict.
 
-    In a run with several retrievers ``sptar`` means ``sptar`` with the first of them.
+    In a run with several retrievers a method means that method with the first of them.
     """
     names = list(record.methods)
     if wanted in names:
@@ -57,7 +58,7 @@ def choose_method(record: RunRecord, wanted: str | None = None) -> str:
     searching = [name for name in names if record.retriever(name) is not None]
     for name in searching:
         method = name.partition("/")[0]
-        if (wanted or "sptar") in (method, method.partition("@")[0]):
+        if (wanted or TARGET.name) in (method, method.partition("@")[0]):
             return name
     return (searching or names)[-1] if wanted is None else wanted
 

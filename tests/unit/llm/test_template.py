@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sptar.config import LanguageModelConfig, PromptConfig
 from sptar.errors import ConfigError
 from sptar.llm.loading import LanguageModel, load_language_model
-from sptar.llm.template import PROMPT_STYLES, PromptTemplate
+from sptar.llm.template import PromptTemplate
+from sptar.methods import WORDINGS
 from sptar.types import Document, Pair, Query
 from tiny import CONTEXT_TOKENS, DOCUMENTS, LANGUAGE_MODEL_SHAPES, PAIRS, QUERIES
 
@@ -101,12 +102,12 @@ def test_styles_are_worded(models: dict[str, LanguageModel]) -> None:
 
 
 def test_unknown_style(models: dict[str, LanguageModel]) -> None:
-    with pytest.raises(ConfigError, match="known are: sptar, inpars, inpars_gbq"):
+    with pytest.raises(ConfigError, match="known are: inpars, inpars_gbq, sptar"):
         template(models["gpt2"], "haiku")
 
 
 @pytest.mark.parametrize("shape", LANGUAGE_MODEL_SHAPES)
-@pytest.mark.parametrize("style", list(PROMPT_STYLES))
+@pytest.mark.parametrize("style", list(WORDINGS))
 @settings(
     max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -133,7 +134,7 @@ def test_everything_fits_into_the_context(
     prefix = made.prefix_ids(pairs[:-1])
     assert 5 + len(prefix) + len(document.ids) + max(len(query), new) <= 320
     # No text, whatever it holds, ends a row or its label.
-    label = PROMPT_STYLES[style].query_label or "Relevant Query:"
+    label = WORDINGS[style].query_label or "Relevant Query:"
     closing = model.encode(" \n " + label)
     assert document.ids[-len(closing) :] == closing
     numbered = style != "sptar" and count
