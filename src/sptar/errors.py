@@ -6,7 +6,9 @@ everything else that escapes is a bug in this package.
 
 from __future__ import annotations
 
+import copyreg
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "ConfigError",
@@ -25,6 +27,11 @@ class SptarError(Exception):
         self.message = message
         self.hint = hint
         super().__init__(message if hint is None else f"{message} {hint}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors come back from other processes. A subclass makes its message out of parts, which
+        # is done already and cannot be done again from the message.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class ConfigError(SptarError):

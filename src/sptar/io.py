@@ -10,6 +10,7 @@ import bz2
 import gzip
 import json
 import lzma
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -286,9 +287,9 @@ def read_run(path: str | Path) -> Run:
         try:
             score = float(parts[4])
         except ValueError:
-            raise DataError(
-                f"the score {parts[4]!r} is no number.", path=path, line=number
-            ) from None
+            score = math.nan
+        if not math.isfinite(score):
+            raise DataError(f"the score {parts[4]!r} is no number.", path=path, line=number)
         scores = run.setdefault(parts[0], {})
         if parts[2] in scores:
             raise DataError(

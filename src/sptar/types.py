@@ -94,6 +94,8 @@ class Generation:
     when one was reached; ``tokens`` counts those tokens; ``stopped`` says whether a newline or end
     token was reached (else the budget of new tokens ran out); ``cut_tokens`` is how many document
     tokens did not fit the document budget. A server that does not tell leaves ``None``.
+    ``refusal`` is why a server gave no text for this document, which it would not give if it were
+    asked once more either.
     """
 
     raw: str
@@ -101,13 +103,15 @@ class Generation:
     tokens: int
     stopped: bool
     cut_tokens: int = 0
+    refusal: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WeakQuery:
     """A query that a language model wrote for ``doc_id``; ``text`` is the cleaned ``raw``.
 
-    ``cut_tokens`` is how many of the document's tokens the model did not see.
+    ``cut_tokens`` is how many of the document's tokens the model did not see; ``refusal`` is why
+    a server wrote nothing for the document.
     """
 
     query_id: str
@@ -118,6 +122,7 @@ class WeakQuery:
     log_probability: float | None
     tokens: int | None = None
     cut_tokens: int = 0
+    refusal: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +141,8 @@ class SourceRank:
 class Decision:
     """What the weak data filter decided for one weak query.
 
-    ``reason`` is ``"kept"`` or why the query was dropped: ``"empty"``, ``"degenerate"``,
-    ``"copied"``, ``"duplicate"``, ``"test_overlap"``, ``"not_found"`` (no match at all) or
-    ``"rank"`` (below the cut-off).
+    ``reason`` is ``"kept"`` or why the query was dropped, one of
+    :data:`sptar.weak.reasons.REASONS`.
     """
 
     query_id: str

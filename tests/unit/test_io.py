@@ -152,3 +152,11 @@ def test_broken_runs(tmp_path: Path, text: str, message: str) -> None:
     path.write_text(text)
     with pytest.raises(DataError, match=message):
         read_run(path)
+
+
+@pytest.mark.parametrize("score", ["nan", "inf", "-inf", "1e999", "high"])
+def test_a_score_of_a_run_is_a_finite_number(tmp_path: Path, score: str) -> None:
+    path = tmp_path / "run.trec"
+    path.write_text(f"q1 Q0 d1 1 2.5 tag\nq1 Q0 d2 2 {score} tag\n")
+    with pytest.raises(DataError, match=rf"run\.trec:2: the score '{score}' is no number"):
+        read_run(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sptar.blocks import Block, JsonlBlocks
@@ -86,7 +86,12 @@ class AugmentStep(Step):
 
     def worker(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Worker:
         """Writes the weak queries of a block of documents."""
-        from sptar.weak.augment import WeakQueryIds, augment_block, choose_prefix
+        from sptar.weak.augment import (
+            WeakQueryIds,
+            augment_block,
+            choose_prefix,
+            weak_query_to_row,
+        )
 
         collection = open_collection(inputs, context)
         positions = open_split(inputs, context).augment
@@ -101,7 +106,7 @@ class AugmentStep(Step):
         def work(block: Block) -> None:
             documents = [collection.corpus[int(p)] for p in positions[block.start : block.stop]]
             rows = augment_block(documents, generator, self.augment, new_ids)
-            blocks.write(block, (asdict(row) for row in rows))
+            blocks.write(block, map(weak_query_to_row, rows))
 
         return work
 

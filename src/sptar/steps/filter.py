@@ -41,9 +41,9 @@ def _outcome(counts: Mapping[str, int], *, written: bool) -> str:
     """
     total = sum(counts.values())
     dropped = ", ".join(
-        f"{words} {counts[reason]:,}"
-        for reason, words in REASONS.items()
-        if counts[reason] and reason != "kept"
+        f"{REASONS.get(reason, reason)} {count:,}"
+        for reason, count in counts.items()
+        if count and reason != "kept"
     )
     text = f"{counts['kept']:,} of {total:,} weak queries are kept"
     text += f" ({dropped})." if dropped else "."

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,55 @@ from sptar.types import WeakQuery
 from sptar.workspace import Artefact
 
 __all__ = ["ImportWeakStep"]
+
+
+_MOST = 1e300
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _query_id(row: Mapping[str, Any], file: str, line: int) -> str:
+    given = row.get("query_id")
+    if given is None or given == "":
+        return f"{Path(file).stem}-{line}"
+    whole = isinstance(given, int) and not isinstance(given, bool)
+    if not whole and (not isinstance(given, str) or _SURROGATE.search(given)):
+        raise DataError(
+            "'query_id' is neither a text nor a whole number.",
+            path=file,
+            line=line,
+            hint="It may be left out.",
+        )
+    return str(given)
+
+
+def _attempts(row: Mapping[str, Any], file: str, line: int) -> int:
+    given = row.get("attempts")
+    if given is None:
+        return 1
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        raise DataError(
+            "'attempts' is no whole number from 1.",
+            path=file,
+            line=line,
+            hint="It may be left out.",
+        )
+    return given
+
+
+def _log_probability(row: Mapping[str, Any], file: str, line: int) -> float | None:
+    given = row.get("log_probability")
+    if given is None:
+        return None
+    number = isinstance(given, int | float) and not isinstance(given, bool)
+    # Said this way round it also catches NaN, and whole numbers that no float can hold.
+    if not number or not -_MOST < given < _MOST:
+        raise DataError(
+            "'log_probability' is no finite number.",
+            path=file,
+            line=line,
+            hint="It may be left out.",
+        )
+    return float(given)
 
 
 @dataclass(frozen=True)
@@ -45,7 +95,7 @@ class ImportWeakStep(Step):
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Validate and write the rows in the form that the filter reads."""
-        from sptar.weak.augment import choose_prefix
+        from sptar.weak.augment import choose_prefix, weak_query_to_row
         from sptar.weak.clean import clean_query
 
         collection = open_collection(inputs, context)
@@ -64,6 +114,12 @@ class ImportWeakStep(Step):
                         line=line,
                         hint='Example: {"doc_id": "d17", "text": "can i take my dog"}',
                     )
+                if _SURROGATE.search(raw):
+                    raise DataError(
+                        "'text' holds half a character (a lone surrogate).",
+                        path=self.file,
+                        line=line,
+                    )
                 if doc_id not in collection.corpus:
                     raise DataError(
                         f"the corpus has no document '{doc_id}'.",
@@ -71,7 +127,7 @@ class ImportWeakStep(Step):
                         line=line,
                         hint="Were these queries written for another version of the corpus?",
                     )
-                query_id = str(row.get("query_id") or f"{Path(self.file).stem}-{line}")
+                query_id = _query_id(row, self.file, line)
                 if query_id in seen:
                     raise DataError(
                         f"query id '{query_id}' stands in line {seen[query_id]} already.",
@@ -85,15 +141,14 @@ class ImportWeakStep(Step):
                 text = clean_query(raw)
                 counts["rows"] += 1
                 counts["empty"] += not text
-                log_probability = row.get("log_probability")
-                yield asdict(
+                yield weak_query_to_row(
                     WeakQuery(
                         query_id=f"{prefix}:{query_id}",
                         doc_id=doc_id,
                         text=text,
                         raw=raw,
-                        attempts=int(row.get("attempts") or 1),
-                        log_probability=log_probability,
+                        attempts=_attempts(row, self.file, line),
+                        log_probability=_log_probability(row, self.file, line),
                     )
                 )
 

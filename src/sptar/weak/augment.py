@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from sptar.config import AugmentConfig
 from sptar.types import Document, Generation, GenerationRequest, Generator, WeakQuery
 from sptar.weak.clean import CLEANERS
 
-__all__ = ["WeakQueryIds", "augment_block", "choose_prefix", "weak_query_id"]
+__all__ = ["WeakQueryIds", "augment_block", "choose_prefix", "weak_query_id", "weak_query_to_row"]
 
 
 def weak_query_id(doc_id: str, number: int, prefix: str = "weak") -> str:
@@ -40,6 +41,14 @@ def choose_prefix(known_ids: Iterable[str]) -> str:
     return prefix
 
 
+def weak_query_to_row(weak_query: WeakQuery) -> dict[str, Any]:
+    """JSON object of a weak query; a refusal stands there only where there was one."""
+    row = asdict(weak_query)
+    if weak_query.refusal is None:
+        del row["refusal"]
+    return row
+
+
 @dataclass(frozen=True, slots=True)
 class WeakQueryIds:
     """Makes the ids of weak queries: call it with a document id and a number."""
@@ -62,9 +71,9 @@ def augment_block(
 
     An answer that is empty after cleaning is asked for again, all such answers of the block
     together, until it is not or ``config.max_attempts`` answers were given. Greedy decoding
-    would repeat itself and is asked once (the published code retries it all the same). What is
-    still empty then stays in the result with an empty text; the weak data filter drops and counts
-    it.
+    would repeat itself and is asked once (the published code retries it all the same), and so is a
+    document that a server refuses. What is still empty then stays in the result with an empty
+    text; the weak data filter drops and counts it.
 
     Args:
         documents: one block of the documents to augment.
@@ -99,7 +108,7 @@ def augment_block(
             answers[row] = answer
             texts[row] = clean(answer.raw)
             attempts[row] = attempt + 1
-        open_rows = [row for row in open_rows if not texts[row]]
+        open_rows = [row for row in open_rows if not texts[row] and answers[row].refusal is None]
 
     if on_cut is not None:
         for row, request in enumerate(requests):
@@ -115,6 +124,7 @@ def augment_block(
             log_probability=answers[row].log_probability,
             tokens=answers[row].tokens,
             cut_tokens=answers[row].cut_tokens,
+            refusal=answers[row].refusal,
         )
         for row, request in enumerate(requests)
     ]

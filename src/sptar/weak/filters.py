@@ -55,6 +55,7 @@ class RankedQuery:
     """A weak query, cut to its length, and where its source document stands for it.
 
     ``rank`` is ``None`` when the source does not match; so is ``score`` for an empty query.
+    ``refused`` says that a server refused to write for the document.
     """
 
     query_id: str
@@ -62,6 +63,7 @@ class RankedQuery:
     text: str
     rank: int | None
     score: float | None
+    refused: bool = False
 
 
 _Record = TypeVar("_Record", RankedQuery, Decision)
@@ -119,6 +121,7 @@ def rank_block(
             text=texts[number],
             rank=found[number].rank if number in found else None,
             score=found[number].score if number in found else None,
+            refused=weak.refusal is not None,
         )
         for number, weak in enumerate(weak_queries)
     ]
@@ -144,6 +147,15 @@ class _EachAlone(ABC):
 
     def keeps(self, queries: Sequence[RankedQuery]) -> list[bool]:
         return [self.keeps_one(query) for query in queries]
+
+
+class RefusedFilter(_EachAlone):
+    """Drops the empty queries of documents for which a server refused to write."""
+
+    reason = "refused"
+
+    def keeps_one(self, query: RankedQuery) -> bool:
+        return not query.refused
 
 
 class EmptyFilter(_EachAlone):
@@ -309,6 +321,7 @@ def decide(
     """
     queries = list(ranked)
     chain: list[PairFilter] = [
+        RefusedFilter(),
         EmptyFilter(),
         DegenerateFilter(),
         CopiedFilter(document_text, settings.max_copied_share),
@@ -342,9 +355,15 @@ def decide(
 
 
 def funnel(decisions: Iterable[Decision]) -> dict[str, int]:
-    """How many decisions each reason has, in the order of the chain; ``kept`` comes last."""
+    """How many decisions each reason has, in the order of the chain; ``kept`` comes last.
+
+    Every decision is counted: a reason that :data:`~sptar.weak.reasons.REASONS` does not list
+    stands in front of ``kept``.
+    """
     counts = Counter(decision.reason for decision in decisions)
-    return {reason: counts[reason] for reason in REASONS}
+    unlisted = sorted(set(counts) - set(REASONS))
+    order = [*(reason for reason in REASONS if reason != "kept"), *unlisted, "kept"]
+    return {reason: counts[reason] for reason in order}
 
 
 def cutoff_table(decisions: Iterable[Decision], ks: Sequence[int]) -> dict[int, int]:
@@ -361,8 +380,11 @@ def cutoff_table(decisions: Iterable[Decision], ks: Sequence[int]) -> dict[int, 
 
 
 def ranked_to_row(query: RankedQuery) -> dict[str, Any]:
-    """JSON object of a ranked query."""
-    return {name: getattr(query, name) for name in _RANKED_FIELDS}
+    """JSON object of a ranked query; ``refused`` stands there only where it is true."""
+    row = {name: getattr(query, name) for name in _RANKED_FIELDS}
+    if not query.refused:
+        del row["refused"]
+    return row
 
 
 def decision_to_row(decision: Decision) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["REASONS"]
 
 REASONS = {
+    "refused": "refused by the server",
     "empty": "no text",
     "degenerate": "repeated phrase",
     "copied": "copied from document",

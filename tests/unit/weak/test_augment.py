@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from sptar.config import AugmentConfig
 from sptar.types import Document, Generation
-from sptar.weak.augment import WeakQueryIds, augment_block, choose_prefix, weak_query_id
+from sptar.weak.augment import (
+    WeakQueryIds,
+    augment_block,
+    choose_prefix,
+    weak_query_id,
+    weak_query_to_row,
+)
 
 DOCUMENTS = [Document(f"d{number}", f"text {number}") for number in range(4)]
 
@@ -63,6 +69,29 @@ def test_what_stays_empty_stays_a_row():
     rows = augment_block(DOCUMENTS, ScriptedGenerator(script), AugmentConfig(max_attempts=2))
     assert [row.doc_id for row in rows] == ["d0", "d1", "d2", "d3"]
     assert (rows[2].text, rows[2].raw, rows[2].attempts) == ("", " ... ", 2)
+
+
+def test_a_refused_document_is_a_row_with_its_reason_and_is_not_asked_again():
+    class Refuses(ScriptedGenerator):
+        def generate(self, requests):
+            answers = super().generate(requests)
+            return [
+                Generation("", None, 0, False, refusal="400: no") if name[0] == "d1" else answer
+                for name, answer in zip(self.calls[-1], answers, strict=True)
+            ]
+
+    generator = Refuses({("d2", 0, 0): ""})
+    rows = augment_block(DOCUMENTS, generator, AugmentConfig(max_attempts=3))
+    assert generator.calls[1:] == [[("d2", 0, 1)]]
+    assert [row.doc_id for row in rows] == ["d0", "d1", "d2", "d3"]
+    assert (rows[1].text, rows[1].attempts, rows[1].refusal) == ("", 1, "400: no")
+    # Rows of engines that refuse nothing stay as they were, byte by byte.
+    assert [weak_query_to_row(row).get("refusal", "-") for row in rows] == [
+        "-",
+        "400: no",
+        "-",
+        "-",
+    ]
 
 
 def test_greedy_is_asked_once():

@@ -13,9 +13,12 @@ def counted(**counts: int) -> dict[str, int]:
 def test_every_reason_is_told_with_its_count() -> None:
     counts = {reason: 1001 + number for number, reason in enumerate(REASONS)}
     text = _outcome(counts, written=True)
-    assert text.startswith("1,008 of 8,036 weak queries are kept (no text 1,001, repeated ")
+    told = f"{counts['kept']:,} of {sum(counts.values()):,} weak queries are kept"
+    assert text.startswith(f"{told} (refused by the server 1,001, no text 1,002, repeated ")
     assert all(f"{counts[reason]:,}" in text for reason in REASONS)
-    assert text.endswith("source not found 1,006, source below cut-off 1,007).")
+    assert text.endswith(
+        f"not found {counts['not_found']:,}, source below cut-off {counts['rank']:,})."
+    )
 
 
 def test_nothing_is_said_of_reasons_without_queries() -> None:

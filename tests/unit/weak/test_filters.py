@@ -304,11 +304,49 @@ def test_funnel_and_cutoff_table() -> None:
     counts = funnel(decisions)
     assert list(counts) == list(REASONS)
     assert counts == {
-        "empty": 1, "degenerate": 0, "copied": 0, "duplicate": 0, "test_overlap": 1,
+        "refused": 0, "empty": 1, "degenerate": 0, "copied": 0, "duplicate": 0, "test_overlap": 1,
         "not_found": 1, "rank": 2, "kept": 2,
     }  # fmt: skip
     assert cutoff_table(decisions, [1, 5, 30, 1000]) == {1: 0, 5: 1, 30: 2, 1000: 4}
     assert funnel([]) == dict.fromkeys(REASONS, 0)
+
+
+def test_the_funnel_counts_reasons_that_nobody_listed() -> None:
+    decisions = [
+        Decision(f"w{number}", "d", "text", reason == "kept", reason, 1, 1.0)
+        for number, reason in enumerate(["kept", "stale", "of_another_day", "stale"])
+    ]
+    counts = funnel(decisions)
+    assert {reason: count for reason, count in counts.items() if count} == {
+        "of_another_day": 1,
+        "stale": 2,
+        "kept": 1,
+    }
+    assert sum(counts.values()) == len(decisions)
+    assert [*counts][-3:] == ["of_another_day", "stale", "kept"]
+
+
+def test_a_refused_document_is_counted_by_itself() -> None:
+    weak = [
+        WeakQuery("w0", "d0", "", "", 1, None, refusal="400: not this one"),
+        WeakQuery("w1", "d1", "", "", 3, None),
+    ]
+
+    class NothingToRank:
+        def rank_sources(self, texts, doc_ids):
+            assert not texts
+            return []
+
+    rows = [ranked_to_row(query) for query in rank_block(weak, NothingToRank(), 50)]
+    assert [row.get("refused") for row in rows] == [True, None]
+    decisions = decide(
+        map(ranked_from_row, rows),
+        k=30,
+        settings=FilterConfig(),
+        document_text=str,
+        test_queries=[],
+    )
+    assert [decision.reason for decision in decisions] == ["refused", "empty"]
 
 
 some_ranked = st.lists(
@@ -362,6 +400,7 @@ def test_rows_come_back_from_disk(tmp_path: Path) -> None:
         ranked(0, "é 東京"),
         ranked(1, "", rank=None),
         RankedQuery("w2", "d", "x", 7, 0.1 + 0.2),
+        RankedQuery("w3", "d", "", None, None, refused=True),
     ]
     decisions = decide(queries, k=3, settings=FilterConfig(), document_text=str, test_queries=[])
     write_jsonl(tmp_path / "r.jsonl", map(ranked_to_row, queries))
