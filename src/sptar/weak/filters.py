@@ -15,11 +15,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeVar
 
-import regex
-
 from sptar.config import FilterConfig
 from sptar.errors import DataError
 from sptar.types import Decision, SourceRanker, WeakQuery
+from sptar.weak.degenerate import is_degenerate, words
 from sptar.weak.reasons import REASONS
 
 __all__ = [
@@ -30,24 +29,13 @@ __all__ = [
     "decision_from_row",
     "decision_to_row",
     "funnel",
-    "is_degenerate",
     "normalise",
     "rank_block",
     "ranked_from_row",
     "ranked_to_row",
-    "words",
 ]
 
-_REPEAT_MINIMUM_WORDS = 6
 _COPY_MINIMUM_WORDS = 12
-
-# Letters, digits and the marks that some scripts write vowels with; ideographs and kana stand
-# alone, for they are written without spaces.
-_WORD = regex.compile(
-    r"[\p{Han}\p{Hiragana}\p{Katakana}]"
-    r"|[[\p{L}\p{N}\p{M}]--[\p{Han}\p{Hiragana}\p{Katakana}]]+",
-    regex.VERSION1,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +66,6 @@ def normalise(text: str) -> str:
     'what is bm25?'
     """
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def words(text: str) -> list[str]:
-    """Words in any script, without case; punctuation, also that of code, separates.
-
-    >>> words("def write_all(self): 東京 Café")
-    ['def', 'write', 'all', 'self', '東', '京', 'café']
-    """
-    found: list[str] = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-    return found
 
 
 def _cut(text: str, max_words: int) -> str:
@@ -165,51 +143,6 @@ class EmptyFilter(_EachAlone):
 
     def keeps_one(self, query: RankedQuery) -> bool:
         return bool(query.text)
-
-
-def _occurrences(sequence: Sequence[str], size: int) -> int:
-    """How often the most frequent phrase of ``size`` words stands there, without overlap."""
-    counts: Counter[tuple[str, ...]] = Counter()
-    free_from: dict[tuple[str, ...], int] = {}
-    for start in range(len(sequence) - size + 1):
-        phrase = tuple(sequence[start : start + size])
-        if free_from.get(phrase, 0) <= start:
-            counts[phrase] += 1
-            free_from[phrase] = start + size
-    return max(counts.values(), default=0)
-
-
-def is_degenerate(text: str) -> bool:
-    """Whether a text says nothing, or the same thing again and again.
-
-    True when it has fewer than two different letters or digits, or has six words or more and
-    either a phrase (of any length) that stands there at least three times, without overlap, and
-    makes up more than half of the words, or is one phrase said twice.
-
-    >>> is_degenerate("?!?"), is_degenerate("aaaa"), is_degenerate("c++ map")
-    (True, True, False)
-    >>> is_degenerate("what is what is what is a cat")
-    True
-    >>> is_degenerate("how to cook rice and how to store rice")
-    False
-    """
-    if len({character for character in text.casefold() if character.isalnum()}) < 2:
-        return True
-    sequence = words(text)
-    count = len(sequence)
-    if count < _REPEAT_MINIMUM_WORDS:
-        return False
-    half = count // 2
-    if count % 2 == 0 and sequence[:half] == sequence[half:]:
-        return True
-    for size in range(1, count // 3 + 1):
-        times = _occurrences(sequence, size)
-        if times < 3:
-            # A longer phrase stands there at most as often as its beginning does.
-            return False
-        if times * size > count / 2:
-            return True
-    return False
 
 
 class DegenerateFilter(_EachAlone):

@@ -13,6 +13,7 @@ from sptar.config import FilterConfig
 from sptar.errors import DataError
 from sptar.io import read_jsonl, write_jsonl
 from sptar.types import Decision, SourceRank, WeakQuery
+from sptar.weak.degenerate import is_degenerate, words
 from sptar.weak.filters import (
     REASONS,
     RankedQuery,
@@ -21,12 +22,10 @@ from sptar.weak.filters import (
     decision_from_row,
     decision_to_row,
     funnel,
-    is_degenerate,
     normalise,
     rank_block,
     ranked_from_row,
     ranked_to_row,
-    words,
 )
 
 
