@@ -1,18 +1,27 @@
 # `make demo`, `make test`, `make check` and the others: each sets up its own environment first, once.
 PYTHON ?= python3
 VENV ?= .venv
+NEWEST ?= .venv-newest
+PIP := -m pip --disable-pip-version-check
+# The package alone; the package with what its tests and checks need.
 READY := $(VENV)/.ready
+READY_TO_TEST := $(VENV)/.ready-to-test
 TOYS := demo-work/starter/.ready
 
-.PHONY: environment demo demo-toy test check bench clean
+.PHONY: environment demo demo-toy test test-newest check bench clean
 
-environment: $(READY)
+environment: $(READY_TO_TEST)
 
-$(READY): pyproject.toml constraints.txt
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt \
-		-e ".[test,check]"
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/bin/python $(PIP) install -c constraints.txt -e .
 	touch $@
+
+$(READY_TO_TEST): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/bin/python $(PIP) install -c constraints.txt -e ".[test,check]"
+	touch $(READY) $@
 
 # The whole method on the collection and the models inside the package: minutes on two cores.
 demo: $(READY)
@@ -32,17 +41,23 @@ demo-toy: $(TOYS)
 	$(VENV)/bin/sptar run configs/demo.yaml --work demo-work/work
 	@echo "Toy models, toy collection: these numbers mean nothing. The report lies below demo-work/work/runs/demo."
 
-test: $(READY)
+test: $(READY_TO_TEST)
 	$(VENV)/bin/python -m pytest
 
-check: $(READY)
+# The same in an environment of its own, with the newest versions that pyproject.toml allows.
+test-newest:
+	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python $(PIP) install --upgrade --upgrade-strategy eager -e ".[test]"
+	$(NEWEST)/bin/python -m pytest --newest
+
+check: $(READY_TO_TEST)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
 # What the project claims about speed, measured on this machine; nothing else should run beside it.
 bench: $(READY)
-	$(VENV)/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[bench]"
+	$(VENV)/bin/python $(PIP) install -q -c constraints.txt -e ".[bench]"
 	for name in augmentation example_selection tuning weak_filter encode_and_search growth start_up; do \
 		$(VENV)/bin/python benchmarks/$$name.py --out benchmarks/results/$$name.json || exit 1; done
 

@@ -14,6 +14,17 @@ from pathlib import Path
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--newest", action="store_true", help="the newest packages are meant to be installed"
+    )
+
+
+@pytest.fixture
+def newest(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--newest"))
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Shape → folder of a tiny causal language model, made once for all tests."""
