@@ -1,111 +1,96 @@
-"""Small charts as inline SVG: lines, differences with their intervals, bars of a funnel.
+"""Charts of a page, drawn by matplotlib: lines, differences with their intervals, a funnel.
 
-Each function returns one ``<svg>`` element that stands alone as a file too. Colours are CSS
-variables of the page with a fallback, so a chart follows the page's light or dark scheme. All text
-is escaped. Drawn on a canvas 360 units wide: the labels stay readable on a phone.
+Each function returns one ``<svg>`` element that needs nothing else. Colours are CSS variables of
+the page with a fallback, so a chart follows the page's light or dark scheme. Better and worse are
+blue and orange, which the usual kinds of colour blindness tell apart.
 """
 
 from __future__ import annotations
 
-import itertools
+import hashlib
+import io
 import math
-from collections.abc import Sequence
+import re
+import textwrap
+from typing import TYPE_CHECKING
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from sptar.evaluation.significance import Comparison, Difference
 from sptar.evaluation.verdict import method_title, p_text
 from sptar.report.examples import reason_text
 from sptar.report.records import Curve, Funnel
 
-__all__ = ["forest_plot", "funnel_chart", "line_chart", "nice_ticks"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-_WIDTH = 360
-_PAPER = "var(--paper, #ffffff)"
-_INK = "var(--ink, #1b1f24)"
-_MUTED = "var(--muted, #59636e)"
-_GRID = "var(--line, #d1d9e0)"
-_SERIES = (
-    ("var(--series-1, #0b62c4)", "none"),
-    ("var(--series-2, #b35900)", "6 3"),
-    ("var(--series-3, #1a7f37)", "2 3"),
-    ("var(--series-4, #8250df)", "8 3 2 3"),
-    ("var(--series-5, #a8326e)", "1 3"),
-)
-_GOOD = "var(--good, #1a7f37)"
-_BAD = "var(--bad, #b42318)"
+__all__ = ["forest_plot", "funnel_chart", "line_chart"]
 
+_WIDTH = 5.0
+"""Inches: labels stay readable where the page scales a chart to the width of a phone."""
 
-def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers that cover ``low`` … ``high`` from inside, about ``count`` of them.
-
-    >>> nice_ticks(0.0, 1.0)
-    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    >>> nice_ticks(-0.013, 0.062)
-    [0.0, 0.02, 0.04, 0.06]
-    """
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999999)
-    digits = max(0, 1 - math.floor(math.log10(step)))
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
-    # Adding 0 turns -0.0 into 0.0.
-    return [round(position * step, digits) + 0.0 for position in range(first, last + 1)]
+# Stand-ins that matplotlib can parse; the drawing gets the page's variables in their place.
+_INK, _MUTED, _GRID, _BETTER, _WORSE = "#010101", "#020202", "#030303", "#040404", "#050505"
+_SERIES = ("#060606", "#070707", "#080808", "#090909", "#0a0a0a")
+_DASHES = ("-", "--", ":", "-.", (0, (8, 2, 2, 2)))
+_VARIABLES = {
+    _INK: "var(--ink, #1b1f24)",
+    _MUTED: "var(--muted, #59636e)",
+    _GRID: "var(--line, #d1d9e0)",
+    _BETTER: "var(--better, #0b62c4)",
+    _WORSE: "var(--worse, #b35900)",
+    _SERIES[0]: "var(--series-1, #0b62c4)",
+    _SERIES[1]: "var(--series-2, #b35900)",
+    _SERIES[2]: "var(--series-3, #1a7f37)",
+    _SERIES[3]: "var(--series-4, #8250df)",
+    _SERIES[4]: "var(--series-5, #a8326e)",
+}
 
 
-def _tick_text(value: float, ticks: Sequence[float]) -> str:
-    """All ticks of an axis with the same number of digits."""
-    step = min((b - a for a, b in itertools.pairwise(ticks)), default=1.0)
-    digits = min(6, max(0, -math.floor(math.log10(step) + 1e-9)))
-    text = f"{value:.{digits}f}" if abs(value) < 1e5 else f"{value:.3g}"
-    return text.replace("-", "−")
+def _figure(height: float) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    axes.tick_params(colors=_MUTED, length=0, labelsize=9)
+    axes.xaxis.label.set(color=_MUTED, fontsize=9)
+    return figure, axes
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
+def _svg(figure: Figure, title: str, description: str) -> Markup:
+    """The drawing as one element. Equal input gives equal bytes; ids differ between charts."""
+    import matplotlib as mpl
 
-
-def _number(value: float) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".")
-
-
-def _text(
-    x: float, y: float, text: str, *, anchor: str = "start", fill: str = _INK, bold: bool = False
-) -> Markup:
-    weight = Markup(' font-weight="600"') if bold else Markup("")
-    # The halo in the colour of the paper keeps a label readable where it crosses a line.
+    salt = hashlib.sha256(f"{title}\0{description}".encode()).hexdigest()
+    stream = io.StringIO()
+    settings = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}
+    with mpl.rc_context(settings):
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    drawn = stream.getvalue()
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
+    # Names of groups that matplotlib numbers through would stand twice on a page.
+    drawn = re.sub(r'<g id="[^"]*"', "<g", drawn)
+    drawn = drawn.replace("xlink:href", "href")
+    drawn = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", drawn)
+    for colour, variable in _VARIABLES.items():
+        drawn = drawn.replace(colour, variable)
+    box = re.search(r'viewBox="[^"]*"', drawn)
+    assert box is not None
+    inside = drawn[drawn.index(">") + 1 :]
+    label = escape(f"{title}. {description}")
     return Markup(
-        '<text x="{}" y="{}" text-anchor="{}" style="fill:{};stroke:{};stroke-width:4;'
-        'paint-order:stroke"{}>{}</text>'
-    ).format(_number(x), _number(y), anchor, fill, _PAPER, weight, text)
+        f'<svg xmlns="http://www.w3.org/2000/svg" {box.group()} role="img" aria-label="{label}">'
+        f"<title>{escape(title)}</title>{inside}"
+    )
 
 
-def _line(
-    x1: float, y1: float, x2: float, y2: float, colour: str, width: float = 1, dash: str = "none"
-) -> Markup:
-    return Markup(
-        '<line x1="{}" y1="{}" x2="{}" y2="{}" style="stroke:{};stroke-width:{};'
-        'stroke-dasharray:{}"/>'
-    ).format(_number(x1), _number(y1), _number(x2), _number(y2), colour, _number(width), dash)
-
-
-def _svg(height: float, title: str, description: str, parts: Sequence[Markup]) -> Markup:
-    # The label carries title and description: ids would have to be unique over the page.
-    return Markup(
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" role="img" '
-        'aria-label="{}" font-family="system-ui, sans-serif" font-size="11">'
-        "<title>{}</title>{}</svg>"
-    ).format(_WIDTH, _number(height), f"{title}. {description}", title, Markup("").join(parts))
-
-
-def _extent(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    if high - low < 1e-9 * max(1.0, abs(low)):
-        pad = max(abs(low) * 0.1, 0.1)
-        return low - pad, high + pad
-    pad = (high - low) * 0.06
-    return low - pad, high + pad
+def _nothing(title: str, sentence: str) -> Markup:
+    figure, axes = _figure(0.5)
+    axes.set(xticks=[], yticks=[])
+    axes.text(0, 0.5, sentence, color=_INK, transform=axes.transAxes)
+    return _svg(figure, title, sentence)
 
 
 def line_chart(curve: Curve) -> Markup:
@@ -117,163 +102,125 @@ def line_chart(curve: Curve) -> Markup:
     ]
     lost = sum(len(item.points) for item in curve.series) - sum(len(p) for _, p in finite)
     shown = [(name, points) for name, points in finite if points]
-    left, right, top, plot = 48.0, 12.0, 12.0, 150.0
     if not shown:
-        return _svg(40, curve.title, "No values.", [_text(8, 24, "No values to draw.")])
-    xs = [x for _, points in shown for x, _ in points]
-    ys = [y for _, points in shown for _, y in points]
-    x_low, x_high = (min(xs), max(xs)) if max(xs) > min(xs) else (min(xs) - 0.5, max(xs) + 0.5)
-    y_low, y_high = _extent(ys)
+        return _nothing(curve.title, "No values to draw.")
+    from matplotlib.ticker import MaxNLocator
 
-    def x_at(x: float) -> float:
-        return left + (x - x_low) / (x_high - x_low) * (_WIDTH - left - right)
-
-    def y_at(y: float) -> float:
-        return top + (y_high - y) / (y_high - y_low) * plot
-
-    parts: list[Markup] = []
-    y_ticks = nice_ticks(y_low, y_high)
-    for tick in y_ticks:
-        parts.append(_line(left, y_at(tick), _WIDTH - right, y_at(tick), _GRID))
-        label = _tick_text(tick, y_ticks)
-        parts.append(_text(left - 6, y_at(tick) + 4, label, anchor="end", fill=_MUTED))
-    x_ticks = [tick for tick in nice_ticks(x_low, x_high, 6) if float(tick).is_integer()]
-    for tick in x_ticks or sorted({x_low, x_high}):
-        parts.append(_text(x_at(tick), top + plot + 15, f"{tick:g}", anchor="middle", fill=_MUTED))
-    middle = left + (_WIDTH - left - right) / 2
-    parts.append(_text(middle, top + plot + 31, curve.x_label, anchor="middle", fill=_MUTED))
-    parts.append(_line(left, top + plot, _WIDTH - right, top + plot, _MUTED))
-    if curve.best_x is not None and x_low <= curve.best_x <= x_high:
-        x = x_at(curve.best_x)
-        parts.append(_line(x, top, x, top + plot, _MUTED, dash="3 3"))
-        near_end = x > _WIDTH - 60
-        parts.append(
-            _text(
-                x + (-4 if near_end else 4),
-                top + 9,
-                "kept",
-                anchor="end" if near_end else "start",
-                fill=_MUTED,
-            )
-        )
-    bottom = top + plot + 50
+    figure, axes = _figure(2.6 + 0.2 * (len(shown) + bool(lost)))
     for number, (name, points) in enumerate(shown):
-        colour, dash = _SERIES[number % len(_SERIES)]
-        path = " ".join(f"{_number(x_at(x))},{_number(y_at(y))}" for x, y in points)
-        parts.append(
-            Markup(
-                '<polyline points="{}" style="fill:none;stroke:{};stroke-width:2;'
-                'stroke-dasharray:{};stroke-linejoin:round"/>'
-            ).format(path, colour, dash)
+        axes.plot(
+            [x for x, _ in points],
+            [y for _, y in points],
+            color=_SERIES[number % len(_SERIES)],
+            linestyle=_DASHES[number % len(_DASHES)],
+            marker="o" if len(points) == 1 else None,
+            linewidth=2,
+            label=_plain(f"{name} (last {points[-1][1]:.4g})", 60),
         )
-        if len(points) == 1:
-            parts.append(
-                Markup('<circle cx="{}" cy="{}" r="3" style="fill:{}"/>').format(
-                    _number(x_at(points[0][0])), _number(y_at(points[0][1])), colour
-                )
-            )
-        parts.append(_line(left, bottom - 4, left + 26, bottom - 4, colour, 2, dash))
-        parts.append(_text(left + 32, bottom, f"{name} (last {points[-1][1]:.4g})"))
-        bottom += 16
-    if lost:
-        parts.append(_text(left, bottom, f"{lost} values are not finite and not drawn.", fill=_BAD))
-        bottom += 16
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    axes.set_xlabel(curve.x_label)
+    low, high = axes.get_xlim()
+    if curve.best_x is not None and low <= curve.best_x <= high:
+        axes.axvline(curve.best_x, color=_MUTED, linewidth=1, linestyle=":", zorder=0)
+        # Above the plot, where no line can run through it.
+        place = (curve.best_x, 1.0)
+        axes.annotate(
+            "kept",
+            place,
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(0, 3),
+            textcoords="offset points",
+            color=_MUTED,
+            fontsize=9,
+            ha="center",
+        )
+    heading = f"{lost} values are not finite and not drawn." if lost else None
+    figure.legend(
+        loc="outside lower left", frameon=False, labelcolor=_INK, fontsize=9, title=heading
+    )
     description = f"{curve.y_label} by {curve.x_label}: " + "; ".join(
         f"{name} from {points[0][1]:.4g} to {points[-1][1]:.4g}" for name, points in shown
     )
-    return _svg(bottom - 6, curve.title, description, parts)
+    return _svg(figure, curve.title, description)
 
 
 def forest_plot(comparison: Comparison, measure: str) -> Markup:
     """Differences target - other in one measure with their 95 % intervals, and the zero line."""
     items = [item for item in comparison.differences if str(item.measure) == measure]
-    target = method_title(comparison.target)
-    title = f"{target} minus each other method, {measure}"
+    title = f"{method_title(comparison.target)} minus each other method, {measure}"
     if not items:
-        return _svg(40, title, "Nothing was compared.", [_text(8, 24, "Nothing was compared.")])
-    left, right, top, row = 12.0, 12.0, 8.0, 40.0
-    low, high = _extent([0.0, *(v for item in items for v in (item.low, item.high))])
-    bottom = top + row * len(items)
+        return _nothing(title, "Nothing was compared.")
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    def x_at(value: float) -> float:
-        return left + (value - low) / (high - low) * (_WIDTH - left - right)
-
-    parts: list[Markup] = []
-    ticks = nice_ticks(low, high, 4)
-    for tick in ticks:
-        parts.append(_line(x_at(tick), top, x_at(tick), bottom, _GRID))
-        text = _tick_text(tick, ticks)
-        parts.append(
-            _text(
-                x_at(tick),
-                bottom + 14,
-                f"+{text}" if tick > 0 else text,
-                anchor="middle",
-                fill=_MUTED,
-            )
-        )
-    parts.append(_line(x_at(0), top, x_at(0), bottom, _INK, 1.5))
+    figure, axes = _figure(0.6 + 0.48 * len(items))
     for number, item in enumerate(items):
-        y = top + row * number
         colour = _colour(comparison, item)
-        parts.append(
-            _text(left, y + 13, _short(f"against {method_title(item.other)}", 30), bold=True)
-        )
-        right_text = f"{_signed(item.difference)}, {p_text(item.p_holm)}"
-        parts.append(_text(_WIDTH - right, y + 13, right_text, anchor="end"))
-        parts.append(_line(x_at(item.low), y + 26, x_at(item.high), y + 26, colour, 3))
-        for end in (item.low, item.high):
-            parts.append(_line(x_at(end), y + 21, x_at(end), y + 31, colour, 2))
-        parts.append(
-            Markup('<circle cx="{}" cy="{}" r="4.5" style="fill:{}"/>').format(
-                _number(x_at(item.difference)), _number(y + 26), colour
+        # The zero line stands beside each interval alone, so that it crosses no words.
+        axes.plot([0, 0], [number - 0.2, number + 0.2], color=_INK, linewidth=1.2, zorder=1)
+        axes.plot([item.low, item.high], [number, number], color=colour, linewidth=3, zorder=2)
+        axes.plot([item.difference], [number], "o", color=colour, markersize=7, zorder=3)
+        # Words stand above the interval and begin at the edges of the plot, away from the points.
+        for x, words, side in (
+            (0.0, f"against {method_title(item.other)}", "left"),
+            (1.0, f"{item.difference:+.3f}, {p_text(item.p_holm)}".replace("-", "−"), "right"),
+        ):
+            axes.annotate(
+                _plain(words, 40),
+                (x, number),
+                xycoords=axes.get_yaxis_transform(),
+                xytext=(0, 7),
+                textcoords="offset points",
+                ha=side,
+                color=_INK,
+                fontsize=9,
             )
-        )
-    parts.append(_text(left, bottom + 30, f"← {target} worse", fill=_MUTED))
-    parts.append(
-        _text(_WIDTH - right, bottom + 30, f"{target} better →", anchor="end", fill=_MUTED)
+    axes.set_ylim(len(items) - 0.55, -0.75)
+    axes.set_yticks([])
+    axes.grid(axis="x", color=_GRID, linewidth=0.8, zorder=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda x, _: "0" if x == 0 else f"{x:+.3g}".replace("-", "−"))
     )
+    axes.set_xlabel("← worse · better →")
     description = "; ".join(
         f"{method_title(item.other)} {item.difference:+.3f}, interval {item.low:+.3f} to "
         f"{item.high:+.3f}"
         for item in items
     )
-    return _svg(bottom + 38, title, description, parts)
+    return _svg(figure, title, description)
 
 
 def _colour(comparison: Comparison, item: Difference) -> str:
     if not comparison.significant(item):
         return _MUTED
-    return _GOOD if item.difference > 0 else _BAD
+    return _BETTER if item.difference > 0 else _WORSE
 
 
 def funnel_chart(funnel: Funnel) -> Markup:
     """A bar for what was generated, one for each reason of dropping, one for what was kept."""
     rows = [("generated", funnel.generated, _MUTED)]
-    rows += [(reason_text(item.reason), item.count, _BAD) for item in funnel.dropped]
-    rows.append(("kept", funnel.kept, _GOOD))
-    left, right, row = 142.0, 94.0, 22.0
+    rows += [(reason_text(item.reason), item.count, _WORSE) for item in funnel.dropped]
+    rows.append(("kept", funnel.kept, _BETTER))
     longest = max(funnel.generated, 1)
-    parts: list[Markup] = []
-    for number, (label, count, colour) in enumerate(rows):
-        y = 4 + row * number
-        share = count / longest
-        width = share * (_WIDTH - left - right)
-        parts.append(_text(left - 8, y + 13, _short(label, 23), anchor="end"))
-        parts.append(
-            Markup('<rect x="{}" y="{}" width="{}" height="15" rx="2" style="fill:{}"/>').format(
-                _number(left), _number(y + 1), _number(max(width, 1.0 if count else 0.0)), colour
-            )
-        )
-        parts.append(_text(left + width + 6, y + 13, f"{count:,} ({_percent(share)})"))
+    figure, axes = _figure(0.25 + 0.29 * len(rows))
+    counts = [count for _, count, _ in rows]
+    bars = axes.barh(range(len(rows)), counts, height=0.7, color=[colour for _, _, colour in rows])
+    shares = [f"{count:,} ({_percent(count / longest)})" for count in counts]
+    axes.bar_label(bars, shares, padding=4, color=_INK, fontsize=9)
+    axes.set_xlim(0, longest * 1.3)
+    axes.set_xticks([])
+    axes.set_yticks(range(len(rows)), [_plain(label, 30) for label, _, _ in rows], color=_INK)
+    axes.invert_yaxis()
     title = f"Weak queries of {method_title(funnel.method)}"
     description = ", ".join(f"{label} {count}" for label, count, _ in rows)
-    return _svg(8 + row * len(rows), title, description, parts)
+    return _svg(figure, title, description)
+
+
+def _plain(text: str, characters: int) -> str:
+    """Words as they are: wrapped instead of cut, and no formula."""
+    return "\n".join(textwrap.wrap(text, characters)).replace("$", r"\$")
 
 
 def _percent(share: float) -> str:
     return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
-
-
-def _short(text: str, characters: int) -> str:
-    return text if len(text) <= characters else text[: characters - 1].rstrip() + "…"

@@ -199,7 +199,7 @@ def test_the_page_is_self_contained(work: Path, tmp_path: Path) -> None:
     assert len(ids) == len(set(ids))
     assert "http:" not in page.replace("http://www.w3.org/2000/svg", "")
     assert "https:" not in page
-    assert "url(" not in page
+    assert "url(" not in page.replace("url(#", ""), "a chart may name its own parts alone"
     assert "default-src 'none'" in page
 
 

@@ -142,7 +142,9 @@ def test_nothing_is_loaded(sample_report: ReportData) -> None:
     for tag, attributes in page.elements:
         for name, value in attributes.items():
             if name in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
-                assert (tag, value) == ("link", "data:,"), name
+                # Inside a chart a shape may be drawn again by its name.
+                again = tag == "use" and value.startswith("#")
+                assert again or (tag, value) == ("link", "data:,"), name
             assert not name.startswith("on")
     assert "@import" not in text
     assert "url(" not in text
