@@ -19,6 +19,7 @@ from sptar.llm.generation import PromptedGenerator
 from sptar.llm.loading import LanguageModel
 from sptar.llm.soft_prompt import SoftPrompt
 from sptar.llm.template import PromptTemplate
+from sptar.llm.trial import try_model
 from sptar.types import Document, GenerationRequest, Pair, Query
 
 QUERY_TOKENS = (6, 19)
@@ -164,7 +165,7 @@ def random_language_model(name: str, device: str, dtype: torch.dtype, seed: int)
         end_token_id=words.eos_token_id,
         newline_token_id=newline,
         stop_token_ids=frozenset({newline, words.eos_token_id}),
-        accepts_position_ids=True,
+        verdict=try_model(model, name, range(300, 400)),
     )
 
 

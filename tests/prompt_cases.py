@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,6 +16,7 @@ from sptar.llm.loading import LanguageModel, load_language_model
 from sptar.llm.scoring import PromptedScorer
 from sptar.llm.soft_prompt import SoftPrompt
 from sptar.llm.template import PromptTemplate
+from sptar.llm.trial import try_model
 from sptar.progress import silent
 from sptar.types import Generation, GenerationRequest, Pair, Progress
 from tiny import DOCUMENTS, PAIRS
@@ -114,5 +114,5 @@ def other_architecture(folder: Path, make: Callable[[dict[str, Any]], Any]) -> L
             parameter.requires_grad_(False)
             if parameter.ndim > 1:
                 parameter.normal_(0, 0.2)
-    takes = "position_ids" in inspect.signature(model.forward).parameters
-    return replace(base, model=model, accepts_position_ids=takes)
+    letters = base.encode(DOCUMENTS[1].full_text)
+    return replace(base, model=model, verdict=try_model(model, "tiny", letters))

@@ -25,6 +25,8 @@ LAYERS = (
         "workspace",
         "blocks",
         "executors",
+        "memory",
+        "positions",
     ),
     ("data", "llm", "retrieval", "evaluation", "starter"),
     ("weak",),

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 
 from sptar.errors import ModelError
+from sptar.memory import free_cached_memory, is_out_of_memory
 from sptar.progress import silent
 from sptar.types import Progress
 
@@ -39,8 +40,7 @@ class BatchLimit:
         Raises:
             ModelError: it was a single text.
         """
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_cached_memory()
         if tried == 1:
             raise ModelError(
                 f"Memory ran out on a single text of {tokens} tokens.",
@@ -111,7 +111,9 @@ def _unless_out_of_memory(
     # only when the exception has left its handler, so nothing is retried inside of it.
     try:
         return work(batch)
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         return None
 
 

@@ -14,6 +14,7 @@ from sptar.llm.loading import LanguageModel
 from sptar.llm.prefix import Prefix
 from sptar.llm.prompt_rows import PromptRows
 from sptar.llm.sampling import DRAWS_PER_TOKEN, draw
+from sptar.memory import is_out_of_memory
 
 __all__ = ["Answer", "Decoder", "Prompt"]
 
@@ -150,7 +151,9 @@ class Decoder:
                 elif len(kept) < len(batch):
                     rows.select(torch.tensor(kept, device=self._language_model.device))
                 batch[:] = [batch[row] for row in kept]
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             # The frames of a caught exception keep its tensors alive: retry outside.
             return False
         return True

@@ -7,7 +7,6 @@ config says so, evaluation mode, no parameter learns.
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +18,19 @@ import torch
 from sptar.config import LanguageModelConfig
 from sptar.errors import ModelError
 from sptar.llm.device import choose_device, choose_dtype
+from sptar.llm.trial import TRIAL_TOKENS, try_model
+from sptar.llm.verdict import Verdict
+from sptar.memory import is_out_of_memory
+from sptar.positions import readable_tokens
 
 __all__ = ["LanguageModel", "load_language_model", "weights_hash"]
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+_TRIAL_TEXT = (
+    "The ferry to the island leaves at seven, and whoever wants to take a bicycle along has to "
+    "book two days before; dogs travel free. Which boat takes dogs?"
+)
 _LARGEST_CONTEXT = 10**8
 """A stated limit above this is a library's way to say that there is none."""
 
@@ -45,7 +52,7 @@ class LanguageModel:
         end_token_id: the token that ends a text (EOS, or ``[SEP]``).
         newline_token_id: the single token that decodes to a newline, if there is one.
         stop_token_ids: every token whose text holds a newline, and the end tokens.
-        accepts_position_ids: whether the forward pass takes ``position_ids``.
+        verdict: what a trial found out about it.
         adds_leading_blank: whether the tokenizer puts a blank in front of every text.
     """
 
@@ -60,7 +67,7 @@ class LanguageModel:
     end_token_id: int
     newline_token_id: int | None
     stop_token_ids: frozenset[int]
-    accepts_position_ids: bool
+    verdict: Verdict
     adds_leading_blank: bool = False
 
     def encode(self, text: str) -> list[int]:
@@ -269,29 +276,26 @@ def _newline_tokens(tokenizer: Any) -> tuple[int | None, frozenset[int]]:
     return (exact[0] if exact else None), holding
 
 
-def _context_tokens(model: Any, tokenizer: Any) -> int | None:
-    """The smaller of the model's positions and the length that its tokenizer states."""
+def _context_tokens(model: Any, tokenizer: Any, token_id: int) -> int | None:
+    """The smallest of the model's positions, its table of them, and what its tokenizer states."""
     config = model.config.get_text_config()
     limits = [getattr(config, name, None) for name in _CONTEXT_NAMES]
     limits.append(getattr(tokenizer, "model_max_length", None))
     known = [int(limit) for limit in limits if limit and 0 < limit < _LARGEST_CONTEXT]
-    return min(known) if known else None
+
+    def read(tokens: int) -> None:
+        ids = torch.full((1, tokens), token_id, device=model.device)
+        model(input_ids=ids, use_cache=False)
+
+    in_table = readable_tokens(read, min(known, default=None))
+    return min([*known, *([] if in_table is None else [in_table])], default=None)
 
 
-@torch.no_grad()
-def _check_causal(name: str, model: Any, token_id: int, other_id: int) -> None:
-    """Refuse a model whose first token sees its last one: it was no language model."""
-    ends = [[token_id] * 3 + [last] for last in (token_id, other_id)]
-    first, second = (
-        model(input_ids=torch.tensor([ids], device=model.device)).logits[0, 0].float()
-        for ids in ends
-    )
-    tolerance = 1e-3 * float(first.abs().max()) + 1e-6
-    if not torch.allclose(first, second, rtol=0, atol=tolerance):
-        raise ModelError(
-            f"{name} is not a causal language model: its tokens see those behind them.",
-            hint="A BERT-shaped decoder needs `is_decoder: true` in its config.json.",
-        )
+def _trial_ids(tokenizer: Any) -> list[int]:
+    """Ids of ordinary text, as many as a trial wants."""
+    special = set(tokenizer.all_special_ids)
+    ids = [token_id for token_id in _encode(tokenizer, _TRIAL_TEXT) if token_id not in special]
+    return (ids * TRIAL_TOKENS)[:TRIAL_TOKENS]
 
 
 def load_language_model(config: LanguageModelConfig) -> LanguageModel:
@@ -310,7 +314,9 @@ def load_language_model(config: LanguageModelConfig) -> LanguageModel:
         tokenizer = _load_tokenizer(source, config)
     try:
         model.to(device)
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise ModelError(
             f"{config.name} does not fit on {device}.",
             hint="Set `dtype: bfloat16`, or take a smaller model.",
@@ -325,7 +331,9 @@ def load_language_model(config: LanguageModelConfig) -> LanguageModel:
             f"The tokenizer of {config.name} knows more tokens than the model's {vocabulary}: "
             "they do not belong together."
         )
-    _check_causal(config.name, model, letters[0], letters[-1])
+    with _quiet():
+        verdict = try_model(model, config.name, _trial_ids(tokenizer))
+        context_tokens = _context_tokens(model, tokenizer, letters[0])
     ends = _end_token_ids(model, tokenizer)
     if not ends and newline is None:
         raise ModelError(f"{config.name} has no token that ends a text, nor one for a newline.")
@@ -335,13 +343,13 @@ def load_language_model(config: LanguageModelConfig) -> LanguageModel:
         config=config,
         device=device,
         dtype=dtype,
-        context_tokens=_context_tokens(model, tokenizer),
+        context_tokens=context_tokens,
         hidden_size=int(hidden_size),
         begin_token_ids=_begin_token_ids(tokenizer),
         end_token_id=ends[0] if ends else int(newline or 0),
         newline_token_id=newline,
         stop_token_ids=holding | frozenset(ends),
-        accepts_position_ids="position_ids" in inspect.signature(model.forward).parameters,
+        verdict=verdict,
         adds_leading_blank=_adds_leading_blank(tokenizer),
     )
 

@@ -10,7 +10,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from sptar.llm.attention import PrefixLayer, attention_configs, two_parts
 from sptar.llm.loading import LanguageModel
-from sptar.llm.prompt_rows import forward, move_to_front, within_context
+from sptar.llm.prompt_rows import move_to_front, within_context
+from sptar.llm.verdict import forward
 
 __all__ = ["PooledRows", "SharedPrefix"]
 
@@ -142,6 +143,7 @@ class PooledRows:
         with two_parts(self._prefix.configs, self._prefix.layers, mask):
             logits, _ = forward(
                 self._language_model.model,
+                self._language_model.verdict,
                 {"input_ids": ids, "position_ids": positions},
                 self._cache,
                 keep,

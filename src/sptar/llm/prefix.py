@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,16 +12,13 @@ from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLa
 from sptar.errors import ModelError
 from sptar.llm.loading import LanguageModel
 from sptar.llm.pooled_rows import PooledRows, SharedPrefix
-from sptar.llm.prompt_rows import CopyingRows, PromptRows, SeparateRows, forward
+from sptar.llm.prompt_rows import CopyingRows, PromptRows, SeparateRows, first_values
 from sptar.llm.soft_prompt import SoftPrompt
+from sptar.llm.trial import differs
+from sptar.llm.verdict import forward
+from sptar.memory import is_out_of_memory
 
 __all__ = ["Prefix"]
-
-_TRIAL_ERROR = {torch.float32: 1e-3}
-"""How far the logits of attention in two parts may be from those of the model's own attention,
-as a share of their norm; ``_TRIAL_ERROR_HALF`` for formats with less than float32's digits."""
-
-_TRIAL_ERROR_HALF = 0.05
 
 _two_part_models: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 """Which models have passed the trial of attention in two parts."""
@@ -65,7 +61,7 @@ class Prefix:
         layers = getattr(self._language_model.model.config, "attention_layers", None) or ()
         # Behind an empty prefix, padding in the first column would have nothing to look at.
         empty_row = self.length == 0 and shortest <= 1
-        return "local" in layers or not self._language_model.accepts_position_ids or empty_row
+        return "local" in layers or not self._language_model.verdict.mixes_lengths or empty_row
 
     def can_share(self, new_tokens: int) -> bool:
         """Whether rows with up to ``new_tokens`` tokens behind the prefix can reuse its cache."""
@@ -84,19 +80,14 @@ class Prefix:
             return PooledRows(self._language_model, self._shared, rows)
         if shared and self._cache is not None:
             return CopyingRows(self._language_model, self._cache, self.length, rows)
-        return SeparateRows(self._language_model, self._prompt_embeddings(), rows)
-
-    def _prompt_embeddings(self) -> torch.Tensor:
-        """The prefix as embeddings [1, length, width]."""
-        embedded = self._language_model.embed(self._ids)
-        if self._soft is None:
-            return embedded
-        return torch.cat([self._soft[None], embedded], dim=1)
+        return SeparateRows(self._language_model, self._soft, self._ids, rows)
 
     @torch.inference_mode()
     def _run(self) -> tuple[Cache | None, int | None]:
         """The filled cache, and the smallest attention window in it; no cache if unsuitable."""
-        model = self._language_model.model
+        model, verdict = self._language_model.model, self._language_model.verdict
+        if not verdict.shares:
+            return None, None
         kinds = DynamicCache(config=model.config).layers
         if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in kinds):
             return None, None
@@ -113,14 +104,11 @@ class Prefix:
         # A prefix without any token leaves the cache empty; one token then tells whether the
         # model fills the cache that it is given at all.
         probe = self._ids.new_zeros((1, 1)) if self.length == 0 else self._ids
-        values: dict[str, Any] = {"input_ids": probe}
-        if self._soft is not None:
-            values = {"inputs_embeds": self._prompt_embeddings()}
+        values = first_values(self._language_model, self._soft, probe)
         length = max(self.length, 1)
-        values["attention_mask"] = self._ids.new_ones((1, length))
-        if self._language_model.accepts_position_ids:
+        if verdict.takes_positions:
             values["position_ids"] = torch.arange(length, device=self._ids.device)[None]
-        forward(model, values, cache, keep=1)
+        forward(model, verdict, values, cache, keep=1)
         filled = all(
             type(layer) is DynamicLayer and layer.get_seq_length() == length
             for layer in cache.layers
@@ -155,13 +143,12 @@ class Prefix:
         try:
             shared = SharedPrefix.of(language_model, cache)
             found = _trial_logits(language_model, PooledRows(language_model, shared, 2))
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
             # Whatever a foreign architecture raises here: it keeps its own attention.
             return False
-        allowed = _TRIAL_ERROR.get(language_model.dtype, _TRIAL_ERROR_HALF)
-        return bool((found - expected).norm() <= allowed * expected.norm())
+        return not differs(found[:, 0], expected[:, 0], language_model.dtype)
 
 
 _TRIAL = [[1, 2, 3, 4], [5, 6, 0, 0]]
@@ -173,4 +160,4 @@ def _trial_logits(language_model: LanguageModel, rows: PromptRows) -> torch.Tens
     device = language_model.device
     rows.extend(torch.tensor(_TRIAL, device=device), torch.tensor([4, 2], device=device), keep=1)
     last = torch.tensor([[7], [8]], device=device)
-    return rows.extend(last, torch.ones(2, dtype=torch.long, device=device), keep=1).float()
+    return rows.extend(last, torch.ones(2, dtype=torch.long, device=device), keep=1)

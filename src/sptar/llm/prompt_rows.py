@@ -3,24 +3,25 @@
 Two facts about transformers shape this file (both are held by tests against the slow reference).
 Token *ids* after a prefilled cache are exact; *embeddings* after one are not, so the soft prompt
 goes in as embeddings on an empty cache and everything behind it as ids. And padding is harmless
-only if a mask hides it and position ids count past it, so both are passed explicitly.
+only if a mask hides it and position ids count past it, so both are passed explicitly; where a
+model counts positions in a way of its own, rows of equal length do without.
 """
 
 from __future__ import annotations
 
-import inspect
 from typing import Any, Protocol
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from sptar.llm.loading import LanguageModel
+from sptar.llm.verdict import forward
 
 __all__ = [
     "CopyingRows",
     "PromptRows",
     "SeparateRows",
-    "forward",
+    "first_values",
     "move_to_front",
     "within_context",
 ]
@@ -146,11 +147,12 @@ class CopyingRows(_ClosedRows):
         real = (offsets < lengths[:, None]).to(self._mask.dtype)
         self._mask = torch.cat([self._mask, real], dim=1)
         values = {"input_ids": ids, "attention_mask": self._mask}
-        if self._language_model.accepts_position_ids:
+        if self._language_model.verdict.takes_positions:
             positions = self._positions[:, None] + offsets
             values["position_ids"] = within_context(self._language_model, positions)
         self._positions = self._positions + lengths
-        logits, _ = forward(self._language_model.model, values, self._cache, keep)
+        model, verdict = self._language_model.model, self._language_model.verdict
+        logits, _ = forward(model, verdict, values, self._cache, keep)
         return logits
 
     def select(self, rows: torch.Tensor) -> None:
@@ -163,42 +165,58 @@ class CopyingRows(_ClosedRows):
 class SeparateRows(_ClosedRows):
     """Rows that run the prefix themselves, in whatever kind of cache the model makes.
 
-    All rows must have the same length. Without a cache from the model, everything is run again
-    for each extension.
+    All rows must have the same length, so there is no padding to mask. Where the model's cache
+    cannot be continued, everything is run again for each extension.
     """
 
-    def __init__(self, language_model: LanguageModel, prefix: torch.Tensor, rows: int) -> None:
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        virtual: torch.Tensor | None,
+        prefix: torch.Tensor,
+        rows: int,
+    ) -> None:
         self._language_model = language_model
-        self._embeddings = prefix.expand(rows, -1, -1)
+        self._virtual = virtual
+        self._before = 0 if virtual is None else len(virtual)
+        self._ids = prefix.expand(rows, -1)
         self._cache: Any = None
-        self._length = prefix.shape[1]
 
     def extend(self, ids: torch.Tensor, lengths: torch.Tensor, keep: int) -> torch.Tensor:
-        model = self._language_model.model
-        self._length += ids.shape[1]
-        values = {
-            "attention_mask": torch.ones(
-                (ids.shape[0], self._length), dtype=torch.long, device=ids.device
-            )
-        }
+        language_model = self._language_model
+        self._ids = torch.cat([self._ids, ids], dim=1)
+        length = self._before + self._ids.shape[1]
         if self._cache is not None:
-            values["input_ids"] = ids
+            values, first = {"input_ids": ids}, length - ids.shape[1]
         else:
-            new = self._language_model.embed(ids)
-            self._embeddings = torch.cat([self._embeddings, new], dim=1)
-            values["inputs_embeds"] = self._embeddings
-        if self._language_model.accepts_position_ids:
-            columns = self._length if self._cache is None else ids.shape[1]
-            positions = torch.arange(self._length - columns, self._length, device=ids.device)
-            positions = positions.expand(ids.shape[0], -1)
-            values["position_ids"] = within_context(self._language_model, positions)
-        logits, self._cache = forward(model, values, self._cache, keep)
+            values, first = first_values(language_model, self._virtual, self._ids), 0
+        if language_model.verdict.takes_positions:
+            positions = torch.arange(first, length, device=ids.device).expand(len(ids), -1)
+            values["position_ids"] = within_context(language_model, positions)
+        logits, cache = forward(
+            language_model.model, language_model.verdict, values, self._cache, keep
+        )
+        self._cache = cache if language_model.verdict.continues else None
         return logits
 
     def select(self, rows: torch.Tensor) -> None:
-        self._embeddings = self._embeddings[rows]
+        self._ids = self._ids[rows]
         if self._cache is not None:
             self._cache.reorder_cache(rows)
+
+
+def first_values(
+    language_model: LanguageModel, virtual: torch.Tensor | None, ids: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """What the forward pass reads of prompts [rows, tokens] from their beginnings.
+
+    Ids as they are; behind virtual tokens [virtual tokens, width], as embeddings.
+    """
+    if virtual is None:
+        return {"input_ids": ids}
+    embedded = language_model.embed(ids)
+    front = virtual.to(embedded.dtype).expand(len(ids), -1, -1)
+    return {"inputs_embeds": torch.cat([front, embedded], dim=1)}
 
 
 def within_context(language_model: LanguageModel, positions: torch.Tensor) -> torch.Tensor:
@@ -206,19 +224,3 @@ def within_context(language_model: LanguageModel, positions: torch.Tensor) -> to
     if language_model.context_tokens is None:
         return positions
     return positions.clamp(max=language_model.context_tokens - 1)
-
-
-def forward(model: Any, values: dict[str, Any], cache: Any, keep: int) -> tuple[torch.Tensor, Any]:
-    """Logits of the last ``keep`` columns, and the cache if it is one that can be continued."""
-    extra: dict[str, Any] = {"logits_to_keep": keep} if _takes_logits_to_keep(model) else {}
-    if cache is not None:
-        extra["past_key_values"] = cache
-    outputs = model(**values, **extra, use_cache=True)
-    made = getattr(outputs, "past_key_values", None)
-    return outputs.logits[:, -keep:], made if isinstance(made, Cache) else None
-
-
-def _takes_logits_to_keep(model: Any) -> bool:
-    # An adapter around the model passes arguments through without naming them.
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "logits_to_keep" in inspect.signature(inner.forward).parameters

@@ -7,7 +7,6 @@ vocabulary they would otherwise cost more memory than all layers together.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from sptar.errors import ModelError
 from sptar.llm.batching import pad_right
 from sptar.llm.loading import LanguageModel
+from sptar.llm.prompt_rows import first_values
 from sptar.llm.template import PromptTemplate
 from sptar.types import Pair
 
@@ -51,16 +51,15 @@ def query_losses(
 
     The graph reaches ``virtual`` and whatever parameters of the model ask for a gradient.
     """
+    if not language_model.verdict.hides_padding and len({len(row.ids) for row in rows}) > 1:
+        # A row's loss must not depend on its neighbours: each goes alone.
+        return torch.cat([query_losses(language_model, virtual, [row]) for row in rows])
     # The last token predicts nothing that is asked for.
     ids, lengths = pad_right([row.ids[:-1] for row in rows], language_model.device)
-    embeddings = language_model.embed(ids)
-    before = 0
-    if virtual is not None:
-        before = virtual.shape[0]
-        front = virtual.to(embeddings.dtype).unsqueeze(0).expand(len(rows), -1, -1)
-        embeddings = torch.cat([front, embeddings], dim=1)
-    positions = torch.arange(embeddings.shape[1], device=language_model.device)
-    mask = (positions.unsqueeze(0) < (lengths + before).unsqueeze(1)).long()
+    before = 0 if virtual is None else virtual.shape[0]
+    values = first_values(language_model, virtual, ids)
+    columns = torch.arange(before + ids.shape[1], device=language_model.device)
+    values["attention_mask"] = (columns < (lengths + before).unsqueeze(1)).long()
 
     row_of: list[int] = []
     place_of: list[int] = []
@@ -73,7 +72,7 @@ def query_losses(
     places = sorted(set(place_of))
     if places[0] < 0:
         raise ValueError("a row needs a token or a virtual token in front of its targets")
-    logits = _logits_at(language_model, embeddings, mask, places)
+    logits = _logits_at(language_model, values, places)
     column = {place: number for number, place in enumerate(places)}
     picked = logits[row_of, [column[place] for place in place_of]].float()
     targets = torch.tensor(target_of, device=picked.device)
@@ -83,20 +82,16 @@ def query_losses(
 
 
 def _logits_at(
-    language_model: LanguageModel,
-    embeddings: torch.Tensor,
-    mask: torch.Tensor,
-    places: Sequence[int],
+    language_model: LanguageModel, values: dict[str, torch.Tensor], places: Sequence[int]
 ) -> torch.Tensor:
     """Logits ``[rows, places, vocabulary]``; the head runs at these places only where it can."""
     model = language_model.model
-    index = torch.tensor(places, device=embeddings.device)
-    inputs = {"inputs_embeds": embeddings, "attention_mask": mask, "use_cache": False}
+    index = torch.tensor(places, device=language_model.device)
     logits: torch.Tensor
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        logits = model(**inputs, logits_to_keep=index).logits
+    if language_model.verdict.takes_logits_to_keep:
+        logits = model(**values, use_cache=False, logits_to_keep=index).logits
     else:
-        logits = model(**inputs).logits[:, index]
+        logits = model(**values, use_cache=False).logits[:, index]
     return logits
 
 

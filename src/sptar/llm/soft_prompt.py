@@ -60,7 +60,11 @@ class SoftPrompt:
         return hashlib.sha256(self.matrix.contiguous().numpy().tobytes()).hexdigest()
 
     def check_fits(self, language_model: LanguageModel) -> None:
-        """Raise :class:`~sptar.errors.ModelError` unless the width is the model's."""
+        """Raise :class:`~sptar.errors.ModelError` unless the width is the model's.
+
+        Also where the model reads token ids, which virtual tokens do not have.
+        """
+        check_takes_virtual_tokens(language_model)
         if self.hidden_size != language_model.hidden_size:
             raise ModelError(
                 f"The soft prompt has {self.virtual_tokens} virtual tokens of width "
@@ -206,6 +210,21 @@ def checked_matrix(
     return matrix
 
 
+def check_takes_virtual_tokens(language_model: LanguageModel) -> None:
+    """Refuse a model that computes something else from embeddings than from their ids.
+
+    Raises:
+        ModelError: it does; in front of its text a virtual token would not be what was tuned.
+    """
+    if not language_model.verdict.takes_embeddings:
+        raise ModelError(
+            f"{language_model.config.name} cannot have a soft prompt: besides the embeddings it "
+            "reads the token ids themselves, which virtual tokens do not have.",
+            hint="Take another model, methods without a soft prompt (inpars), or "
+            "`tune.method: lora`.",
+        )
+
+
 @torch.no_grad()
 def initial_matrix(language_model: LanguageModel, config: TuneConfig, seed: int) -> torch.Tensor:
     """Start value of the soft prompt: float32 ``[config.virtual_tokens, hidden_size]``.
@@ -218,8 +237,11 @@ def initial_matrix(language_model: LanguageModel, config: TuneConfig, seed: int)
     Raises:
         ModelError: the tokenizer makes no tokens of ``init_text``.
     """
+    check_takes_virtual_tokens(language_model)
     count = config.virtual_tokens
-    vocabulary = len(language_model.tokenizer)
+    # A tokenizer can know more tokens than the table has rows: a pad token added afterwards.
+    rows = int(language_model.model.get_input_embeddings().weight.shape[0])
+    vocabulary = min(len(language_model.tokenizer), rows)
     generator = torch.Generator().manual_seed(seed)
     if config.init == "text":
         ids = language_model.encode(config.init_text)

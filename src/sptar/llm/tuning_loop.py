@@ -27,6 +27,7 @@ from sptar.llm.loading import LanguageModel
 from sptar.llm.query_loss import PromptRow, prompt_row, query_losses, recomputed_layers
 from sptar.llm.template import PromptTemplate
 from sptar.llm.tuning_checkpoint import EpochRecord, TuningState, read_state, write_state
+from sptar.memory import is_out_of_memory
 from sptar.types import Pair, Progress
 
 __all__ = ["TuningLoop"]
@@ -282,7 +283,9 @@ class TuningLoop:
         try:
             with recomputed_layers(self.language_model.model, self.config.gradient_checkpointing):
                 return self.accumulate_gradients(virtual, rows)
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise ModelError(
                 f"Memory ran out while tuning with `tune.batch_size: {self.config.batch_size}`.",
                 hint="Set it to 1 and raise `tune.gradient_accumulation` instead, set "

@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sptar.config import TrainConfig
 from sptar.errors import DataError, ModelError
+from sptar.memory import free_cached_memory, is_out_of_memory
 from sptar.progress import silent
 from sptar.retrieval.cached_loss import embed_batch
 from sptar.retrieval.crossencoder_loading import load_cross_encoder_model
@@ -116,7 +117,9 @@ class CrossEncoderReranker:
                 batch = distinct[len(found) : len(found) + self._batch_size]
                 try:
                     found += self.logits(batch).tolist()
-                except torch.OutOfMemoryError:
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
                     self._halve()
         score_of = dict(zip(distinct, found, strict=True))
         scores = np.array([score_of[row] for row in rows], dtype=np.float32)
@@ -134,7 +137,7 @@ class CrossEncoderReranker:
                 hint="Lower train.max_tokens, or set train.device=cpu.",
             ) from None
         self._batch_size //= 2
-        torch.cuda.empty_cache()
+        free_cached_memory()
         self._progress.message(
             f"Out of memory: scoring goes on with {self._batch_size} pairs at once."
         )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from sptar.config import TrainConfig
 from sptar.errors import ModelError
 from sptar.io import atomic_path
+from sptar.memory import free_cached_memory, is_out_of_memory
 from sptar.progress import silent
 from sptar.retrieval.index import DenseIndex, DenseSearcher, DocumentIds
 from sptar.retrieval.retriever import Role
@@ -226,7 +227,6 @@ class Encoder:
         return batches
 
     def _encode(self, readable: list[str], role: Role) -> Vectors:
-        import torch
 
         while True:
             try:
@@ -239,14 +239,16 @@ class Encoder:
                     show_progress_bar=False,
                 )
                 return np.asarray(vectors, dtype=np.float32)
-            except torch.OutOfMemoryError:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 if self._batch_size == 1:
                     raise ModelError(
                         "The device has too little memory to encode even one text.",
                         hint="Lower train.max_tokens, or set train.device=cpu.",
                     ) from None
                 self._batch_size //= 2
-                torch.cuda.empty_cache()
+                free_cached_memory()
                 self._progress.message(
                     f"Out of memory: encoding goes on with {self._batch_size} texts at once."
                 )

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sptar.config import TrainConfig
 from sptar.errors import DataError, ModelError
+from sptar.memory import free_cached_memory, is_out_of_memory
 from sptar.progress import silent
 from sptar.retrieval.index import DocumentIds, ListedIds
 from sptar.retrieval.late_index import LateIndex, LateSearcher
@@ -167,14 +168,16 @@ class LateEncoder:
                     convert_to_numpy=True,
                 )
                 return TokenVectors.of(found, self.dimension)
-            except torch.OutOfMemoryError:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 if self._batch_size == 1:
                     raise ModelError(
                         "The device has too little memory to encode even one text.",
                         hint="Lower train.max_tokens, or set train.device=cpu.",
                     ) from None
                 self._batch_size //= 2
-                torch.cuda.empty_cache()
+                free_cached_memory()
                 self._progress.message(
                     f"Out of memory: encoding goes on with {self._batch_size} texts at once."
                 )

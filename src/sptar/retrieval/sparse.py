@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sptar.config import TrainConfig
 from sptar.errors import ModelError
+from sptar.memory import free_cached_memory, is_out_of_memory
 from sptar.progress import silent
 from sptar.retrieval.cached_loss import vectors_in_pieces
 from sptar.retrieval.encoder_loading import input_module
@@ -160,14 +161,16 @@ class SparseVectorEncoder:
             batch = [texts[number] for number in order[done : done + size]]
             try:
                 parts.append(self._encode(batch, role))
-            except torch.OutOfMemoryError:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 if size == 1:
                     raise ModelError(
                         "The device has too little memory to encode even one text.",
                         hint="Lower train.max_tokens, or set train.device=cpu.",
                     ) from None
                 self._batch_size = size // 2
-                torch.cuda.empty_cache()
+                free_cached_memory()
                 self._progress.message(
                     f"Out of memory: encoding goes on with {self._batch_size} texts at once."
                 )

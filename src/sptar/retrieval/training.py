@@ -30,6 +30,7 @@ from sptar.config import TrainConfig, result_settings
 from sptar.errors import ModelError
 from sptar.identity import hash_json
 from sptar.io import atomic_write_text
+from sptar.memory import is_out_of_memory
 from sptar.progress import silent
 from sptar.retrieval.loading import load_trainable
 from sptar.retrieval.model_card import CardFacts, model_card
@@ -338,7 +339,9 @@ class _Run:
             # Torch types this method's call as untyped.
             loss.backward()  # type: ignore[no-untyped-call]
             add_gradients(self._trained)
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise ModelError(
                 f"The device has too little memory for {len(numbers)} pairs of "
                 f"{self._config.max_tokens} tokens.",

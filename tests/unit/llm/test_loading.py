@@ -37,7 +37,11 @@ def test_record_of_each_shape(tiny_models: dict[str, Path], shape: str) -> None:
     assert model.context_tokens == CONTEXT_TOKENS
     assert model.hidden_size == WIDTH
     assert model.dtype == torch.float32
-    assert model.accepts_position_ids
+    assert model.verdict.shares
+    assert model.verdict.continues
+    assert model.verdict.takes_embeddings
+    assert model.verdict.takes_positions
+    assert model.verdict.hides_padding
     assert not model.model.training
     assert not any(parameter.requires_grad for parameter in model.model.parameters())
     # Only LLaMA has a BOS; BERT's [CLS] opens a classification, not a text.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 import transformers
@@ -16,7 +18,9 @@ from prompt_cases import (
     stopping_often,
 )
 from reference_generation import slow_generate, slow_query_loss
+from sptar.config import LanguageModelConfig
 from sptar.errors import ModelError
+from sptar.llm.loading import load_language_model
 from sptar.llm.prefix import Prefix
 from sptar.llm.soft_prompt import SoftPrompt
 from sptar.progress import RecordedProgress
@@ -72,6 +76,26 @@ def mamba(common):
     return transformers.MambaForCausalLM(config)
 
 
+def falcon_mamba(common):
+    config = transformers.FalconMambaConfig(
+        **common, hidden_size=32, num_hidden_layers=2, state_size=8
+    )
+    return transformers.FalconMambaForCausalLM(config)
+
+
+def mamba2(common):
+    config = transformers.Mamba2Config(
+        **common, hidden_size=32, num_hidden_layers=2, state_size=8, num_heads=8, head_dim=8
+    )
+    return transformers.Mamba2ForCausalLM(config)
+
+
+def roberta(common):
+    sizes = DECODER | {"max_position_embeddings": 258}
+    config = transformers.RobertaConfig(**common | {"pad_token_id": 1}, **sizes, is_decoder=True)
+    return transformers.RobertaForCausalLM(config)
+
+
 def lfm2(common):
     layers = ["conv", "full_attention"]
     config = transformers.Lfm2Config(**common, **DECODER, **HEADS, layer_types=layers)
@@ -95,7 +119,10 @@ ARCHITECTURES = {
     "no position ids": (bloom, True, True),
     "local attention counted in slots": (gpt_neo, True, True),
     "no key/value cache": (mamba, False, True),
-    "convolutions and attention": (lfm2, False, False),
+    "no key/value cache, normalised": (falcon_mamba, False, True),
+    "no key/value cache, with heads": (mamba2, False, True),
+    "positions that begin behind the padding": (roberta, True, True),
+    "convolutions and attention": (lfm2, False, True),
 }
 
 
@@ -126,6 +153,33 @@ def test_every_kind_of_cache_equals_the_slow_reference(tiny_models, name):
     for pair, loss in zip(PAIRS[:4], losses, strict=True):
         expected = slow_query_loss(case.model, case.template, case.soft_prompt, case.examples, pair)
         assert (loss.total, loss.tokens) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_nothing_out_of_date_is_called(tiny_models, name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = load_language_model(LanguageModelConfig(name=str(tiny_models[name]), device="cpu"))
+        case = PromptCase(model, random_soft_prompt(model), EXAMPLES[:1], max_new_tokens=3)
+        case.generate(REQUESTS[:2])
+        case.scorer().query_losses(case.examples, PAIRS[:2])
+
+
+def test_recurrent_models_go_on_from_what_they_have_read(tiny_models):
+    # With a cache that vanishes under a wrong name, each step would see the last token alone.
+    for make in (mamba, falcon_mamba, mamba2):
+        model = other_architecture(tiny_models["llama"], make)
+        assert model.verdict.continues
+        assert not model.verdict.shares
+        widths: list[int] = []
+        handle = model.model.register_forward_pre_hook(
+            lambda module, args, values, widths=widths: widths.append(values["input_ids"].shape[1]),
+            with_kwargs=True,
+        )
+        case = PromptCase(model, None, EXAMPLES[:1], max_new_tokens=4)
+        case.generate(REQUESTS[:1])
+        handle.remove()
+        assert widths[-3:] == [1, 1, 1]
 
 
 def whole_logits(case: PromptCase, ids: list[int]) -> torch.Tensor:

@@ -83,7 +83,9 @@ def test_model_that_cannot_choose_logits(models: dict[str, LanguageModel]) -> No
 
     rows = [prompt_row(template(model), [PAIRS[0]], pair) for pair in PAIRS[1:4]]
     with torch.no_grad():
-        plain = query_losses(replace(model, model=Plain()), virtual_tokens(), rows)
+        verdict = replace(model.verdict, takes_logits_to_keep=False)
+        unable = replace(model, model=Plain(), verdict=verdict)
+        plain = query_losses(unable, virtual_tokens(), rows)
         assert torch.allclose(plain, query_losses(model, virtual_tokens(), rows), atol=1e-6)
 
 

@@ -165,7 +165,7 @@ def test_memory_that_runs_out_halves_the_batch(classifier, monkeypatch):
 
     def small(self, rows):
         if len(rows) > fits:
-            raise torch.OutOfMemoryError
+            torch.empty(2**52)  # raises what a processor's allocator says
         at_once.append(len(rows))
         return read(self, rows)
 
