@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+# Processes that tests start find the helpers, and the same source as the tests themselves.
+_OWN = str(Path(__file__).parent)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_OWN, os.environ.get("PYTHONPATH")]))
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

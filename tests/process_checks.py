@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import sys
@@ -140,16 +142,54 @@ def crash(folder):
         time.sleep(600)
 
 
+def end_badly(folder):
+    """The work is done, and something breaks when the interpreter ends."""
+    with reporting() as progress:
+        atexit.register(os.abort)
+        progress.message("Done.")
+
+
 class KilledAfterOneEpoch(SilentProgress):
     def message(self, text):
         if text.startswith("Epoch 1"):
             raise KeyboardInterrupt
 
 
+STEADY_EPSILON = 1e-3
+
+
+def steady_adam():
+    """AdamW whose steps are smooth in the gradient, where tests compare other orders of sums.
+
+    A step is ``lr · m / (√v + ε)``. With the usual ε = 1e-8 an element whose gradient happens to be
+    as small as its rounding error, some 1e-8, still takes a step of the size of the learning rate,
+    in a direction that depends on the processor. With this ε a difference δ of a gradient moves a
+    weight by ``2 · lr · δ / ε`` at most.
+    """
+    import torch
+
+    return functools.partial(torch.optim.AdamW, eps=STEADY_EPSILON)
+
+
+def train_jobs(*folders):
+    """What torchrun starts for the jobs in these folders, with steps that can be compared."""
+    import torch
+
+    from sptar.steps import train_worker
+
+    torch.optim.AdamW = steady_adam()
+    sys.argv[1:] = map(str, folders)
+    train_worker.main()
+
+
 def train_from_outside(folder):
     """As when a person types torchrun: the first process does the command."""
+    import torch
+
     from sptar.steps.train_job import TrainingJob
     from sptar.steps.train_worker import train, with_others
+
+    torch.optim.AdamW = steady_adam()
 
     def command():
         train(TrainingJob.read(folder), folder / "shared", KilledAfterOneEpoch())
@@ -158,6 +198,8 @@ def train_from_outside(folder):
     with_others(command)
 
 
+CHECKS = (together, wait, crash, end_badly, train_jobs, train_from_outside)
+
 if __name__ == "__main__":
-    checks = {check.__name__: check for check in (together, wait, crash, train_from_outside)}
-    checks[sys.argv[1]](Path(sys.argv[2]))
+    checks = {check.__name__: check for check in CHECKS}
+    checks[sys.argv[1]](*map(Path, sys.argv[2:]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from process_checks import STEADY_EPSILON, steady_adam
 from sptar.config import TrainConfig
 from sptar.errors import ConfigError
 from sptar.executors.torchrun import launch
@@ -27,7 +27,6 @@ from sptar.steps.train_job import TrainingJob, read_result
 from sptar.steps.train_worker import train
 from tiny import DOCUMENTS, PAIRS, QUERIES, encoder
 
-TESTS = Path(__file__).parents[1]
 QRELS = {pair.query.query_id: {pair.document.doc_id: 1} for pair in PAIRS}
 CANDIDATES = {query.query_id: {item.doc_id: 0.0 for item in DOCUMENTS} for query in QUERIES}
 DEV = DevSet([*QUERIES], [*DOCUMENTS], QRELS, hard_negatives=1, candidates=CANDIDATES)
@@ -48,12 +47,12 @@ STILL = {
 }
 """Trained without dropout, and the settings in which they differ."""
 
-WITHOUT_GRADIENT = (
-    "attention.self.key.bias",
-    "document_0_Transformer/model.safetensors:encoder.layer.1.output.LayerNorm.bias",
-)
-"""They add a constant to all scores of a softmax, of attention or (without normalised vectors) of
-the loss: their gradient is rounding and nothing else, and Adam makes whole steps of it."""
+RATE = 3e-4
+GRADIENT_ERROR = 5e-6
+"""By how much the sums of a gradient differ when two processes share a batch, or on another
+processor. The largest elements are 0.1; each is the sum of some 400 products (tokens of a batch)
+behind a dozen layers. Rounding that adds up at random gives 0.1 · √(12 · 400) · 2⁻²⁴ = 4e-7 for an
+element; between instruction sets from SSE to AVX-512 up to 1.2e-6 was seen after four steps."""
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +75,7 @@ def make_job(starts, tmp_path_factory):
             "start": str(starts[dropout]),
             "batch_size": 5,
             "epochs": 2,
-            "learning_rate": 3e-4,
+            "learning_rate": RATE,
             "max_tokens": 64,
             "processes": processes,
         }
@@ -108,8 +107,7 @@ def killed(make_job, folder):
         *("--local-addr", "127.0.0.1", "--nproc-per-node", "2"),
         *("-m", "process_checks", "train_from_outside", str(folder / "killed" / "job")),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     return job, done
 
 
@@ -127,17 +125,16 @@ def trained(make_job, killed, folder):
     for name, job in jobs.items():
         job.write(folder / name / "job")
     names, progress = [str(folder / name / "job") for name in jobs], RecordedProgress()
-    launch("sptar.steps.train_worker", names, 2, folder / "launch", progress)
+    launch("process_checks", ["train_jobs", *names], 2, folder / "launch", progress)
     return jobs, progress
 
 
 def weights(folder):
-    found = {
+    return {
         f"{file.relative_to(folder)}:{name}": tensor
         for file in sorted(folder.rglob("*.safetensors"))
         for name, tensor in load_file(file).items()
     }
-    return {name: found[name] for name in found if not name.endswith(WITHOUT_GRADIENT)}
 
 
 def test_a_run_from_outside_shares_its_training_and_leaves_its_epochs(killed):
@@ -160,7 +157,8 @@ def test_a_killed_run_ends_in_the_same_bytes(killed, trained, folder):
 
 
 @pytest.mark.parametrize("name", [*STILL, "dropout"])
-def test_two_processes_train_what_one_trains(trained, make_job, folder, tmp_path, name):
+def test_two_processes_train_what_one_trains(trained, folder, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(torch.optim, "AdamW", steady_adam())
     jobs, _ = trained
     told = read_result(folder / name / "job")
     alone = replace(
@@ -178,13 +176,15 @@ def test_two_processes_train_what_one_trains(trained, make_job, folder, tmp_path
     assert told.start_dev_score == pytest.approx(result.start_dev_score)
     found, expected = weights(jobs[name].output), weights(alone.output)
     assert found.keys() == expected.keys()
-    moved = 0.0
+    moved, steps = 0.0, sum(record.steps for record in result.history)
+    # Each step moves a weight by twice the error of its gradient at most, see `steady_adam`.
+    bound = steps * 2 * RATE * GRADIENT_ERROR / STEADY_EPSILON
     start = load_file(Path(alone.recipe.start) / "model.safetensors")
     for key, tensor in expected.items():
         before = start.get(key.partition(":")[2].removeprefix("bert."))
         moved = max(moved, 0.0 if before is None else float((tensor - before).abs().max()))
-        torch.testing.assert_close(found[key], tensor, rtol=0, atol=1e-5, msg=key)
-    assert moved > 3e-4
+        torch.testing.assert_close(found[key], tensor, rtol=0, atol=bound, msg=key)
+    assert moved > 30 * bound
     readme, other = ((job.output / "README.md").read_text() for job in (jobs[name], alone))
     assert readme.splitlines()[:5] == other.splitlines()[:5]
 

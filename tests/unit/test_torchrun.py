@@ -14,13 +14,6 @@ from sptar.errors import WorkspaceError
 from sptar.executors.torchrun import launch, launched_from_outside
 from sptar.progress import RecordedProgress
 
-TESTS = Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True)
-def checks_can_be_imported(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
-
 
 def is_alive(pid):
     try:
@@ -70,6 +63,12 @@ def test_a_crash_of_one_ends_all_and_says_what_it_was(tmp_path):
     assert "output.log" in raised.value.hint
     assert "Traceback" in (tmp_path / "folder" / "output.log").read_text()
     assert time.monotonic() - began < 300
+
+
+def test_a_process_that_has_done_its_work_is_not_lost_when_the_interpreter_ends(tmp_path):
+    progress = RecordedProgress()
+    launch("process_checks", ["end_badly", str(tmp_path)], 1, tmp_path / "folder", progress)
+    assert progress.messages == ["Done."]
 
 
 def test_who_started_this_process(monkeypatch):

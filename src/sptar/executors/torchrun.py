@@ -168,7 +168,9 @@ class _FileProgress:
 def reporting() -> Iterator[Progress]:
     """Work that :func:`launch` started: gives the progress that its caller sees.
 
-    An error for people is passed on. Any error ends this process, and so all of them.
+    An error for people is passed on. Any error ends this process, and so all of them. Work that is
+    done ends it too, without Python's goodbye: threads of the libraries may outlive the interpreter
+    there and abort a process that has finished, for which torchrun would end the others.
     """
     folder = Path(os.environ[_FOLDER])
     rank = int(os.environ["RANK"])
@@ -182,10 +184,11 @@ def reporting() -> Iterator[Progress]:
     except Exception:
         traceback.print_exc()
         _leave(1)
+    _leave(0)
 
 
 def _leave(code: int) -> None:
-    """End at once: to say goodbye to the others would wait for them, and they wait for this one."""
+    """End at once: after an error a goodbye would wait for the others, and they wait for this."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

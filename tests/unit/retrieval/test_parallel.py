@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,15 +14,12 @@ from sptar.executors.torchrun import launch
 from sptar.progress import RecordedProgress
 from sptar.retrieval import parallel
 
-TESTS = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory):
     """What each process found, the error with which they ended, and their progress."""
     folder, progress = tmp_path_factory.mktemp("together"), RecordedProgress()
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(DataError) as raised:
-        patched.setenv("PYTHONPATH", str(TESTS))
+    with pytest.raises(DataError) as raised:
         launch("process_checks", ["together", str(folder)], 3, folder / "launch", progress)
     found = [json.loads((folder / f"found-{rank}.json").read_text()) for rank in range(3)]
     return found, raised.value, progress
