@@ -21,6 +21,7 @@ LAYERS = (
         "io",
         "identity",
         "packaged",
+        "plain_yaml",
         "progress",
         "workspace",
         "blocks",

@@ -9,16 +9,25 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from sptar.errors import ConfigError
 from sptar.methods import METHODS, method_named
-from sptar.packaged import Place
+from sptar.packaged import FilePlace, PathMark, Place, is_remote
+from sptar.plain_yaml import LARGEST_INTEGER, MOST_CHARACTERS, read_plain_yaml
 
 __all__ = [
     "AugmentConfig",
@@ -37,6 +46,7 @@ __all__ = [
     "dump_config",
     "load_config",
     "parse_config",
+    "problems_of",
     "result_settings",
 ]
 
@@ -63,10 +73,38 @@ def added(default: Any, description: str, **limits: Any) -> Any:
     )
 
 
+def _texts(value: Any) -> str:
+    """All text in a plain value, keys included, one after the other."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return "".join(_texts(key) + _texts(inside) for key, inside in value.items())
+    if isinstance(value, list | tuple):
+        return "".join(map(_texts, value))
+    return ""
+
+
 class Section(BaseModel):
     """Base of all sections: unknown keys are refused, values are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        """What pydantic would turn into a number and a later step would stumble over."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        takes_bool = bool in (annotation, *get_args(annotation))
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, bool) and not takes_bool:
+                raise ValueError(f"{str(item).lower()} is no value of this setting")
+            if isinstance(item, int) and abs(item) > LARGEST_INTEGER:
+                raise ValueError("the number is too large")
+        if "\0" in _texts(value):
+            raise ValueError("the character U+0000 may not stand in a text")
+        return value
 
 
 class DataConfig(Section):
@@ -77,15 +115,15 @@ class DataConfig(Section):
         description="A BEIR folder (corpus.jsonl, queries.jsonl, qrels/*.tsv), `hf:NAME`, "
         "`ir:NAME`, or `starter:transport`, which lies inside the package.",
     )
-    corpus: str | None = Field(
+    corpus: FilePlace | None = Field(
         None, description="A CSV, TSV, JSONL or Parquet file with one document a row."
     )
-    queries: str | None = Field(
+    queries: FilePlace | None = Field(
         None,
         description="A file with one query a row. May be left out when the files in `qrels` carry "
         "the query text themselves.",
     )
-    qrels: dict[str, str] = Field(
+    qrels: dict[str, FilePlace] = Field(
         default_factory=dict,
         description="Split name → file with the judgements of that split (TSV with a header, TREC, "
         "or a table). With `ir:` sources: split name → data set name.",
@@ -171,7 +209,7 @@ class SplitConfig(Section):
         if value is not None:
             try:
                 groups = re.compile(value).groups
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise ValueError(f"not a regular expression: {error}") from None
             if groups < 1:
                 raise ValueError("the expression needs one group in parentheses")
@@ -218,7 +256,7 @@ class LanguageModelConfig(Section):
     interface: Literal["completions", "chat"] = added(
         "completions", "How an `openai` server is asked; hosted services often know only `chat`."
     )
-    export: str | None = runtime(
+    export: FilePlace | None = runtime(
         None,
         "For `vllm`: the folder that `sptar export soft-prompt --as-vocabulary` wrote and the "
         "server has loaded; without it prompt embeddings are sent.",
@@ -292,7 +330,7 @@ class TuneConfig(Section):
     lora_target_modules: list[str] | Literal["all-linear"] = Field(
         "all-linear", description="Modules that LoRA changes."
     )
-    adapter: str | None = Field(
+    adapter: FilePlace | None = Field(
         None,
         description="A folder with a finished soft prompt (PEFT format) to use instead of tuning.",
     )
@@ -571,7 +609,11 @@ class EvaluateConfig(Section):
 class RunConfig(Section):
     """One whole experiment."""
 
-    name: str = Field("run", pattern=r"^[\w.-]+$", description="Name of the run in the workspace.")
+    name: str = Field(
+        "run",
+        description="Name of the run in the workspace: letters, digits, `_`, `.` and `-`, of which "
+        "the last two do not come first.",
+    )
     seed: int = Field(42, ge=0, description="Seed of everything that has none of its own.")
     note: str | None = Field(
         None, description="A sentence for the top of the report, such as a warning."
@@ -608,11 +650,21 @@ class RunConfig(Section):
         description="Give every method that augments the same number of weak pairs: the smallest "
         "number that any of them kept, sampled by seed.",
     )
-    weak_queries: dict[str, str] = Field(
+    weak_queries: dict[str, FilePlace] = Field(
         default_factory=dict,
         description="Method → JSONL file with weak queries made elsewhere; they enter at the "
         "filter. A name that is no known method becomes a method of its own.",
     )
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str) -> str:
+        if not re.fullmatch(r"\w[\w.-]*", value) or len(value.encode()) > _LONGEST_NAME:
+            raise ValueError(
+                f"{_shown(value)} is no name of a run: it begins with a letter, a digit or `_`, "
+                f"goes on with these, `.` and `-`, and takes {_LONGEST_NAME} bytes at most"
+            )
+        return value
 
     @field_validator("retrievers")
     @classmethod
@@ -711,11 +763,15 @@ def dump_config(config: RunConfig) -> dict[str, Any]:
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """The end of a sentence about an unknown word: the nearest known one, else all of them."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    """The end of a sentence about an unknown word, with its mark: the nearest known one, else all.
+
+    >>> did_you_mean("epoch", ["epochs", "seed"]), did_you_mean("x", ["epochs", "seed"])
+    ("; did you mean 'epochs'?", '; known are: epochs, seed.')
+    """
+    near = difflib.get_close_matches(word[:_SHOWN], known, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{near[0]}'?"
-    return f"; known are: {', '.join(known)}"
+    return f"; known are: {', '.join(known)}."
 
 
 def _known_keys(location: Sequence[int | str]) -> list[str]:
@@ -737,23 +793,48 @@ def _known_keys(location: Sequence[int | str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _explain(error: ValidationError, where: str) -> ConfigError:
+_SHOWN = 60
+_MOST_PROBLEMS = 12
+_LONGEST_NAME = 150
+"""Bytes of a run's name: file systems end at 255, and other words are put behind it."""
+
+_shortened = reprlib.Repr()
+_shortened.maxstring = _shortened.maxother = _SHOWN
+_shortened.maxlist = _shortened.maxdict = _shortened.maxlevel = 3
+
+
+def _shown(value: Any) -> str:
+    """A value as a message shows it: at most a line of it."""
+    try:
+        return _shortened.repr(value)
+    except ValueError:  # a whole number of thousands of digits has no text
+        return "such a number"
+
+
+def problems_of(error: ValidationError) -> str:
+    """Every problem of a section or config in one sentence, each behind its key."""
     lines: list[str] = []
     for item in error.errors():
-        location = item["loc"]
-        key = ".".join(str(part) for part in location) or "the config"
+        location = [str(part)[:_SHOWN] for part in item["loc"]]
+        key = ".".join(location) or "the config"
         if item["type"] == "extra_forbidden":
-            known = _known_keys(location[:-1])
-            lines.append(f"unknown key '{key}'{did_you_mean(str(location[-1]), known)}")
+            known = _known_keys(item["loc"][:-1])
+            lines.append(f"unknown key '{key}'{did_you_mean(location[-1], known)}")
         elif item["type"] == "missing":
             lines.append(f"'{key}' is missing")
         elif item["type"] == "value_error":
             lines.append(f"{key}: {item['msg'].removeprefix('Value error, ')}")
+        elif item["type"] in ("model_type", "dict_type", "model_attributes_type"):
+            lines.append(f"{key}: a table of settings is needed, not {_shown(item['input'])}")
         else:
             lines.append(
-                f"{key}: {item['msg'][:1].lower()}{item['msg'][1:]}, not {item['input']!r}"
+                f"{key}: {item['msg'][:1].lower()}{item['msg'][1:]}, not {_shown(item['input'])}"
             )
-    return ConfigError(f"{where}: " + "; ".join(lines) + ".")
+    if len(lines) > _MOST_PROBLEMS:
+        more = len(lines) - _MOST_PROBLEMS
+        lines = [*lines[:_MOST_PROBLEMS], f"and {more:,} more problems"]
+    text = "; ".join(line.removesuffix(".") for line in lines)
+    return text if text.endswith("?") else f"{text}."
 
 
 def parse_config(values: Mapping[str, Any], *, where: str = "config") -> RunConfig:
@@ -765,19 +846,17 @@ def parse_config(values: Mapping[str, Any], *, where: str = "config") -> RunConf
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise _explain(error, where) from None
+        raise ConfigError(f"{where}: {problems_of(error)}") from None
 
 
 def _assign(values: dict[str, Any], assignment: str) -> None:
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
         raise ConfigError(
-            f"--set {assignment!r} is not of the form a.b=c.", hint="Example: --set tune.epochs=20"
+            f"--set {_shown(assignment)} is not of the form a.b=c.",
+            hint="Example: --set tune.epochs=20",
         )
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {assignment!r}: the value is not valid YAML.") from None
+    value = read_plain_yaml(text, f"--set {_shown(assignment)}")
     target: dict[str, Any] = values
     *parents, last = key.strip().split(".")
     for parent in parents:
@@ -785,62 +864,78 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
         if below is None:
             below = target[parent] = {}
         if not isinstance(below, dict):
-            raise ConfigError(f"--set {assignment!r}: '{parent}' has no settings below it.")
+            raise ConfigError(f"--set {_shown(assignment)}: '{parent}' has no settings below it.")
         target = below
     target[last] = value
 
 
-_TRAIN_PATHS = ("start", "query_start", "teacher", "in_batch_teacher")
+def _holds_path(annotation: Any) -> bool:
+    """Whether a setting of this type names a file, a folder or a model."""
+    marks = getattr(annotation, "__metadata__", ())
+    return any(isinstance(mark, PathMark) for mark in marks) or any(
+        _holds_path(inside) for inside in get_args(annotation)
+    )
+
+
+def _path_settings(section: type[BaseModel]) -> list[str]:
+    return [
+        name
+        for name, field in section.model_fields.items()
+        if any(isinstance(mark, PathMark) for mark in field.metadata)
+        or _holds_path(field.annotation)
+    ]
+
+
 _TEACHER_WORDS = {"teacher": ("own",), "in_batch_teacher": ("own", "none")}
 """What may stand there instead of a folder or hub name."""
 
 
-def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
+def _beside(values: dict[str, Any], folder: Path) -> None:
     """Paths in a config file are relative to that file when such a file exists there."""
 
     def resolve(value: Any) -> Any:
-        if isinstance(value, str) and ":" not in value:
-            beside = (folder / value).expanduser()
-            if beside.exists() and not Path(value).is_absolute():
-                return str(beside)
+        if isinstance(value, dict):
+            return {key: resolve(inside) for key, inside in value.items()}
+        if not isinstance(value, str) or not value or "\0" in value or value.startswith("~"):
+            return value
+        kind, name = ("hf:", value[3:]) if value.startswith("hf:") else ("", value)
+        if is_remote(value) and not kind:
+            return value
+        beside = folder / name
+        if name and not Path(name).is_absolute() and beside.exists():
+            return f"{kind}{beside}"
         return value
 
-    def section(name: str) -> dict[str, Any]:
-        found = values.get(name)
-        return found if isinstance(found, dict) else {}
-
-    def resolve_in(inside: dict[str, Any], keys: Sequence[str]) -> None:
-        for key in keys:
+    def resolve_in(inside: Any, model: type[BaseModel]) -> None:
+        if not isinstance(inside, dict):
+            return
+        for key in _path_settings(model):
             if key in inside and inside[key] not in _TEACHER_WORDS.get(key, ()):
                 inside[key] = resolve(inside[key])
 
-    for name, keys in {
-        "data": ("source", "corpus", "queries"),
-        "llm": ("name",),
-        "train": _TRAIN_PATHS,
-        "tune": ("adapter",),
-    }.items():
-        resolve_in(section(name), keys)
-    for recipe in section("recipes").values():
-        if isinstance(recipe, dict):
-            resolve_in(recipe, _TRAIN_PATHS)
-    for files in (section("data").get("qrels"), values.get("weak_queries")):
-        if isinstance(files, dict):
-            for key in files:
-                files[key] = resolve(files[key])
+    resolve_in(values, RunConfig)
+    for name, field in RunConfig.model_fields.items():
+        for section in (field.annotation, *get_args(field.annotation)):
+            if isinstance(section, type) and issubclass(section, BaseModel):
+                resolve_in(values.get(name), section)
+    recipes = values.get("recipes")
+    for recipe in recipes.values() if isinstance(recipes, dict) else ():
+        resolve_in(recipe, TrainConfig)
 
 
 def load_config(path: str | Path, assignments: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file and apply ``a.b=c`` assignments to it.
 
-    Relative paths in the file are looked for beside the file first, then in the current folder.
+    Relative paths in the file are looked for beside the file first, then in the current folder;
+    those in assignments in the current folder alone.
 
     Raises:
         ConfigError: the file cannot be read, or a setting is wrong.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as stream:
+            text = stream.read(MOST_CHARACTERS + 1)
     except FileNotFoundError:
         raise ConfigError(
             f"There is no config file {path}.",
@@ -848,20 +943,14 @@ def load_config(path: str | Path, assignments: Sequence[str] = ()) -> RunConfig:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from None
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or "the text cannot be parsed"
-        raise ConfigError(f"{path}{line}: not valid YAML: {problem}.") from None
+    values = read_plain_yaml(text, str(path))
     if values is None:
         values = {}
     if not isinstance(values, dict):
         raise ConfigError(
             f"{path}: a config is a table of sections, not a {type(values).__name__}."
         )
+    _beside(values, path.parent)
     for assignment in assignments:
         _assign(values, assignment)
-    _resolve_paths(values, path.parent)
     return parse_config(values, where=str(path))

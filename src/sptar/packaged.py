@@ -1,12 +1,14 @@
-"""Names for what lies inside the package: ``starter:transport``, ``starter:encoder`` and others.
+"""Settings that name a file, a folder or a model, and names for what lies inside the package.
 
-They stand wherever a config or the command line takes a collection, a language model or a start
-encoder. From there on they are ordinary folders, told apart by their content like any other; where
-a config is written down again, the name stands there and not a path of this machine.
+``starter:transport``, ``starter:encoder`` and others stand wherever a config or the command line
+takes a collection, a language model or a start encoder. From there on they are ordinary folders,
+told apart by their content like any other; where a config is written down again, the name stands
+there and not a path of this machine.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +16,16 @@ from pydantic import AfterValidator, PlainSerializer
 
 from sptar.errors import ConfigError, ModelError
 
-__all__ = ["PLACES", "Place", "folder_of", "name_of", "refuse_missing"]
+__all__ = [
+    "PLACES",
+    "FilePlace",
+    "PathMark",
+    "Place",
+    "folder_of",
+    "is_remote",
+    "name_of",
+    "refuse_missing",
+]
 
 _PREFIX = "starter:"
 _STARTER = Path(__file__).parent / "starter"
@@ -62,6 +73,29 @@ def refuse_missing(folder: str) -> None:
         )
 
 
+def is_remote(name: str) -> bool:
+    """Whether a name says where it is to be had: ``hf:``, ``ir:`` or in this package."""
+    return name.startswith(("hf:", "ir:", _PREFIX))
+
+
+@dataclass(frozen=True)
+class PathMark:
+    """Marks the type of a setting that may name something in the file system."""
+
+
+def _expanded(value: str) -> str:
+    """A path with its ``~`` resolved; ``hf:`` may stand before a folder too."""
+    if not value.strip():
+        raise ValueError("the text is empty: name a file or folder, or leave the setting out")
+    kind, name = ("hf:", value[3:]) if value.startswith("hf:") else ("", value)
+    if name.startswith("~"):  # nothing else is touched: './x' is a folder, 'x' a hub name
+        try:
+            name = str(Path(name).expanduser())
+        except RuntimeError:
+            raise ValueError(f"there is no home folder for '{name}'") from None
+    return kind + name
+
+
 def _checked(value: str) -> str:
     try:
         return folder_of(value)
@@ -71,7 +105,15 @@ def _checked(value: str) -> str:
         raise ValueError(sentence[:1].lower() + sentence[1:]) from None
 
 
+FilePlace = Annotated[str, AfterValidator(_expanded), PathMark()]
+"""A setting that names a file or folder of this machine."""
+
 Place = Annotated[
-    str, AfterValidator(_checked), PlainSerializer(name_of, return_type=str, when_used="json")
+    str,
+    AfterValidator(_expanded),
+    AfterValidator(_checked),
+    PlainSerializer(name_of, return_type=str, when_used="json"),
+    PathMark(),
 ]
-"""A setting that may hold such a name: the folder in the program, the name in what is written."""
+"""A setting that names a folder, something on a hub, or something in this package: the folder in
+the program, the name in what is written."""

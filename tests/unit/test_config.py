@@ -166,9 +166,11 @@ def test_paths_of_models_in_train_and_recipes_are_looked_for_beside_the_config(
         tmp_path,
         "data: {source: x}\nllm: {name: m}\n"
         "train: {start: encoder, teacher: own, in_batch_teacher: teacher}\n"
-        "recipes: {dragon: {query_start: encoder, start: org/encoder}}\n",
+        "recipes:\n"
+        "  dragon: {query_start: encoder, start: org/encoder}\n"
+        "  tas_b: {teacher: teacher}\n",
     )
-    config = load_config(path, ["recipes.tas_b.teacher=teacher"])
+    config = load_config(path)
     assert config.train.start == str(tmp_path / "encoder")
     # A word with a meaning stays that word, whatever lies beside the config.
     assert config.train.teacher == "own"

@@ -95,13 +95,15 @@ class Measure:
         """
         match = _SYNTAX.fullmatch(text.strip())
         if match is None:
-            raise ConfigError(f"'{text}' is not a measure{_suggestion(text)}.", hint=_EXAMPLES)
+            raise ConfigError(f"'{text}' is not a measure{_suggestion(text)}", hint=_EXAMPLES)
         name = _NAME_OF.get(match["name"].lower())
         if name is None:
-            raise ConfigError(f"unknown measure '{text}'{_suggestion(text)}.", hint=_EXAMPLES)
+            raise ConfigError(f"unknown measure '{text}'{_suggestion(text)}", hint=_EXAMPLES)
         kind = _KINDS[name]
-        cutoff = None if match["cutoff"] is None else int(match["cutoff"])
-        level = None if match["level"] is None else int(match["level"])
+        cutoff, level = (
+            None if match[part] is None else _bounded(match[part], text)
+            for part in ("cutoff", "level")
+        )
         if cutoff is None and kind.needs_cutoff:
             raise ConfigError(
                 f"measure '{text}' needs a cut-off; did you mean '{name}@100'?", hint=_EXAMPLES
@@ -133,12 +135,22 @@ class Measure:
 _EXAMPLES = "Examples: nDCG@10, RR@10 (or MRR@10), R@100, AP@1000 (or MAP@1000), P@5, Success@10."
 
 
+def _bounded(digits: str, text: str) -> int:
+    """A cut-off or level; trec_eval counts in 32 bits, and no ranking is that long."""
+    if len(digits) > len(str(_LARGEST)) or int(digits) > _LARGEST:
+        raise ConfigError(f"measure '{text[:40]}' has a number above {_LARGEST:,}.", hint=_EXAMPLES)
+    return int(digits)
+
+
+_LARGEST = 10_000_000
+
+
 def _suggestion(text: str) -> str:
     word = re.split(r"[@(]", text.strip(), maxsplit=1)[0].lower()
     number = re.search(r"\d+\s*$", text)
     near = difflib.get_close_matches(word, _NAME_OF, n=1, cutoff=0.5)
     if not near:
-        return ""
+        return "."
     name = _NAME_OF[near[0]]
     cutoff = f"@{int(number[0])}" if number and int(number[0]) else "@10"
     return f"; did you mean '{name}{cutoff}'?"

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from sptar.config import TrainConfig
+from sptar.config import TrainConfig, problems_of
 from sptar.errors import ConfigError
 
 __all__ = ["RETRIEVERS", "Family", "RetrieverSpec", "recipe", "retriever_spec"]
@@ -246,11 +246,7 @@ def recipe(
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, item['loc'])) or 'train'}: {item['msg']}"
-            for item in error.errors()
-        )
         raise ConfigError(
-            f"recipes.{row.name}: {problems}.",
+            f"recipes.{row.name}: {problems_of(error)}",
             hint="A recipe takes the settings of the section `train`.",
         ) from None

@@ -91,12 +91,12 @@ def retrievers_of(config: RunConfig) -> tuple[str, ...]:
             known = ["bm25", *RETRIEVERS] if len(parts_of(name)) > 1 else list(RETRIEVERS)
             if part not in known:
                 raise ConfigError(
-                    f"{where}: there is no retriever '{part}'{did_you_mean(part, known)}."
+                    f"{where}: there is no retriever '{part}'{did_you_mean(part, known)}"
                 )
     for row in config.recipes:
         if row not in RETRIEVERS:
             raise ConfigError(
-                f"recipes: there is no retriever '{row}'{did_you_mean(row, list(RETRIEVERS))}.",
+                f"recipes: there is no retriever '{row}'{did_you_mean(row, list(RETRIEVERS))}",
                 hint="Each retriever has its own recipe; a fusion takes those of its parts."
                 if "+" in row
                 else None,
