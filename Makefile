@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 READY_TO_TEST := $(VENV)/.ready-to-test
 TOYS := demo-work/starter/.ready
 
-.PHONY: environment demo demo-toy test test-newest check bench clean
+.PHONY: environment demo demo-toy test test-newest check docs bench clean
 
 environment: $(READY_TO_TEST)
 
@@ -54,6 +54,10 @@ check: $(READY_TO_TEST)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# The documentation as a site, in build/site.
+docs: $(READY_TO_TEST)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet
 
 # What the project claims about speed, measured on this machine; nothing else should run beside it.
 bench: $(READY)
