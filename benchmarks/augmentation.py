@@ -310,7 +310,7 @@ def report(
             "rates": [round(rate, 3) for rate in rates[variant.name]],
         }
     record = {
-        "machine": describe_machine(),
+        "machine": describe_machine(options.device),
         "command": " ".join(["python", *sys.argv]),
         "model": {
             "shape": options.model_shape,

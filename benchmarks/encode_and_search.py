@@ -332,7 +332,7 @@ def main() -> None:
         search_once(options.only_search, Path(options.folder), options.top_k, options.threads)
         return
     import torch
-    from machine import as_record, describe_machine, matmul_peak
+    from machine import describe_machine
 
     from sptar.io import write_json
 
@@ -341,10 +341,6 @@ def main() -> None:
         "benchmark": "encoding and exact search",
         "rounds": options.rounds,
         "machine": describe_machine(),
-        "operations_per_second": {
-            "float32": as_record(matmul_peak(torch.float32)),
-            "bfloat16": as_record(matmul_peak(torch.bfloat16)),
-        },
     }
     if options.only != "search":
         result["encoding"] = measure_encoding(options)

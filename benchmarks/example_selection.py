@@ -25,7 +25,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from machine import describe_machine, matmul_peak, seconds, spread
+from machine import describe_machine, seconds, spread
 from random_model import (
     DOCUMENT_TOKENS,
     EXAMPLE_TOKENS,
@@ -241,10 +241,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             [load.template.document_ids(pair.document).ids for pair in pairs]
         ),
         "query_tokens": mean_tokens([load.template.query_ids(pair.query.text) for pair in pairs]),
-        "matmul_peak": {
-            "float32": asdict(matmul_peak(torch.float32, device)),
-            "bfloat16": asdict(matmul_peak(torch.bfloat16, device)),
-        },
         "variants": rows,
     }
 
@@ -281,7 +277,11 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     found = measure(options)
-    record = {"machine": describe_machine(), "command": " ".join(["python", *sys.argv]), **found}
+    record = {
+        "machine": describe_machine(options.device),
+        "command": " ".join(["python", *sys.argv]),
+        **found,
+    }
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(record, indent=2) + "\n")

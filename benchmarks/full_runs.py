@@ -80,6 +80,8 @@ def main() -> None:
     parser.add_argument("--untrained", type=Path, help="where that start is kept")
     options = parser.parse_args()
 
+    from machine import describe_machine
+
     from sptar.cli.output import TerminalProgress
     from sptar.config import parse_config
     from sptar.pipeline import run
@@ -92,6 +94,7 @@ def main() -> None:
     workspace = Workspace(options.work)
     jobs = [(collection, start, False) for collection in COLLECTIONS for start in starts]
     jobs += [("msmarco_mini", start, True) for start in starts]
+    machine = describe_machine()
     kept: list[dict[str, Any]] = []
     for collection, start, imported in jobs:
         values = settings(collection, start, starts[start], imported=imported)
@@ -114,7 +117,9 @@ def main() -> None:
         kept.append({**written.to_json(), "run": record.name, "steps": summaries})
         kept[-1].pop("report")
     target = Path(__file__).parent / "results" / "full_runs.json"
-    target.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    target.write_text(
+        json.dumps({"machine": machine, "runs": kept}, indent=1, ensure_ascii=False) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from machine import describe_machine
+
 COMPARED = (
     "tune-*/adapter/adapter_model.safetensors",
     "select-*/selection.json",
@@ -50,6 +52,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], dest="assignments")
     options = parser.parse_args()
+    describe_machine()
     moments = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         calm, log = Path(folder, "calm"), Path(folder, "log")

@@ -17,6 +17,22 @@ from typing import Any
 
 import torch
 
+FEATURES = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "avx_ne_convert",
+    "amx_tile",
+    "amx_bf16",
+    "asimd",
+    "bf16",
+    "i8mm",
+    "sve",
+)
+"""Instructions that decide how fast matrix products are, as Linux calls them."""
+
 PACKAGES = ("torch", "transformers", "sentence-transformers", "peft", "numpy", "numba", "bm25s")
 
 
@@ -35,40 +51,95 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values), len(values))
 
 
-def describe_machine() -> dict[str, Any]:
-    """Processor, threads, memory, accelerator and the versions of what was measured."""
+def describe_machine(
+    device: torch.device | str = "cpu", threads: int | None = None
+) -> dict[str, Any]:
+    """Processor, instructions, threads, memory, accelerator, the versions of what was measured and
+    the peaks of matrix products, measured now; what matters of it is printed in a line.
+
+    Args:
+        device: whose peaks.
+        threads: of the processes that are measured, where these are others than this one.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
     versions = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
+    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     described: dict[str, Any] = {
         "processor": _processor(),
+        "instructions": instructions(),
+        "torch_instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": versions,
-        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "load_before": load,
+        "peak_gflops": peaks(device),
     }
     if torch.cuda.is_available():
         described["gpu"] = torch.cuda.get_device_name()
         described["gpu_memory_gib"] = round(
             torch.cuda.get_device_properties(0).total_memory / 2**30, 1
         )
+    print(in_words(described), flush=True)
     return described
 
 
+def in_words(described: dict[str, Any]) -> str:
+    """A machine of :func:`describe_machine` in one line."""
+    measured = ", ".join(
+        f"{name} {peak['torch']:,.0f}"
+        + (f" ({peak['packed']:,.0f} packed)" if peak["packed"] else "")
+        for name, peak in described["peak_gflops"].items()
+    )
+    return (
+        f"{described.get('gpu') or described['processor']} "
+        f"({' '.join(described['instructions']) or described['torch_instructions']}), "
+        f"{described['threads']} of {described['cores']} threads, GFLOP/s: {measured}"
+    )
+
+
+def peaks(device: torch.device | str = "cpu") -> dict[str, dict[str, float | None]]:
+    """Number format → peak in GFLOP/s, ``torch`` and ``packed``, with the threads of now."""
+    found: dict[str, dict[str, float | None]] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        peak = matmul_peak(dtype, device, runs=3)
+        found[str(dtype).removeprefix("torch.")] = {
+            "torch": round(peak.torch / 1e9, 1),
+            "packed": None if peak.packed is None else round(peak.packed / 1e9, 1),
+        }
+    return found
+
+
 def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
+    for key in ("model name", "Model", "Hardware"):
+        for line in _cpu_info():
+            if line.startswith(key):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
     return platform.processor() or "unknown"
+
+
+def instructions() -> list[str]:
+    """Those of :data:`FEATURES` that the processor has; empty where the system does not tell."""
+    for line in _cpu_info():
+        if line.startswith(("flags", "Features")):
+            there = set(line.partition(":")[2].split())
+            return [name for name in FEATURES if name in there]
+    return []
+
+
+def _cpu_info() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
 
 
 def _memory_gib() -> float | None:
@@ -107,6 +178,16 @@ class MatmulPeak:
         return max(self.torch, self.packed or 0.0)
 
 
+def _can_pack(dtype: torch.dtype) -> bool:
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+_LONG = 1.0
+"""Seconds. A product that takes longer is measured once."""
+
+
 def matmul_peak(
     dtype: torch.dtype, device: torch.device | str = "cpu", runs: int = 7
 ) -> MatmulPeak:
@@ -117,16 +198,19 @@ def matmul_peak(
         left = torch.randn(size, size, device=device).to(dtype)
         right = torch.randn(size, size, device=device).to(dtype)
         works: dict[str, Callable[[], Any]] = {"torch": lambda a=left, b=right: a @ b}
-        if device.type == "cpu" and torch.backends.mkldnn.is_available():
+        if device.type == "cpu" and _can_pack(dtype):
             packed = torch.ops.mkldnn._reorder_linear_weight(right)
             works["packed"] = lambda a=left, b=packed: torch.ops.mkldnn._linear_pointwise(
                 a, b, None, "none", [], ""
             )
         with torch.inference_mode():
             for name, work in works.items():
-                work()
-                took = min(seconds(work, device) for _ in range(runs))
+                took = seconds(work, device)
+                if took < _LONG:
+                    took = min(seconds(work, device) for _ in range(runs))
                 best[name] = max(best[name], 2 * size**3 / took)
+        if 2 * size**3 / min(filter(None, best.values())) > _LONG:
+            break  # a format that is imitated here; a larger product would say the same
     return MatmulPeak(best["torch"], best["packed"] or None)
 
 

@@ -78,12 +78,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
+    from machine import describe_machine
+
     from sptar.config import load_config
     from sptar.pipeline import run
     from sptar.progress import SilentProgress
     from sptar.steps.base import Context
     from sptar.workspace import Workspace
 
+    describe_machine()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_collection(folder / "data", options.documents, options.seed)

@@ -320,7 +320,7 @@ def main() -> None:
     workspace = Workspace(options.work)
     graph = build_graph(parse_config(values), workspace)
     kept: dict[str, Any] = {
-        "machine": {**describe_machine(), "threads": options.threads},
+        "machine": describe_machine(threads=options.threads),
         "collection": options.collection,
         "pairs_of": method,
         "limit_pairs": options.limit_pairs,

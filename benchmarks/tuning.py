@@ -26,7 +26,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from machine import describe_machine, matmul_peak, spread
+from machine import describe_machine, spread
 from random_model import DOCUMENT_TOKENS, EXAMPLE_TOKENS, SHAPES, Texts, Workload, workload
 
 import sptar.llm.tuning_loop
@@ -318,10 +318,9 @@ def main() -> None:
             )
         )
     record = {
-        "machine": describe_machine(),
+        "machine": describe_machine(options.device),
         "command": " ".join(["python", *sys.argv]),
         "model": {"shape": options.model_shape, **asdict(SHAPES[options.model_shape])},
-        "matmul_peak": asdict(matmul_peak(torch.float32, load.model.device)),
         "cases": cases,
     }
     if options.out:
