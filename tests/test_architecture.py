@@ -23,6 +23,7 @@ LAYERS = (
         "packaged",
         "plain_yaml",
         "progress",
+        "wording",
         "workspace",
         "blocks",
         "executors",

@@ -420,7 +420,9 @@ class FilterConfig(Section):
         True, description="Keep one of equal query texts: the one with the best rank."
     )
     drop_test_overlap: bool = Field(
-        True, description="Drop weak queries that equal a test query (case and spaces aside)."
+        True,
+        description="Drop weak queries that equal a test query (case, spaces and punctuation "
+        "aside).",
     )
     max_copied_share: float = Field(
         0.95,

@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sptar.types import Query
+from sptar.wording import normalise
 
-__all__ = ["OverlapExample", "OverlapReport", "find_overlap", "normalise"]
+__all__ = ["OverlapExample", "OverlapReport", "find_overlap"]
 
 _WORD = re.compile(r"\w+")
 _EXAMPLES = 10
-
-
-def normalise(text: str) -> str:
-    """The text without what does not change a question: case, spacing, the marks at its end.
-
-    >>> normalise("  What is\\tBM25 ?")
-    'what is bm25'
-    >>> normalise("c++ sort") == normalise("c sort")
-    False
-    """
-    text = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(text.split()).rstrip(" ?!.")
 
 
 def _words(text: str) -> frozenset[str]:

@@ -19,11 +19,11 @@ import numpy as np
 
 from sptar.config import SplitConfig
 from sptar.data.collection import Collection
-from sptar.data.overlap import normalise
 from sptar.data.roles import Provenance, Role, RoleLabels, Split
 from sptar.data.unlabelled import documents_to_augment
 from sptar.errors import ConfigError
 from sptar.types import Pair
+from sptar.wording import normalise
 
 __all__ = ["Split", "make_split", "pairs"]
 

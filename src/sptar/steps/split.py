@@ -20,6 +20,7 @@ class SplitStep(Step):
     """Deals the labels out by seed."""
 
     name: ClassVar[str] = "split"
+    version: ClassVar[int] = 2
     collection: CollectionStep
     split: SplitConfig
     seed: int

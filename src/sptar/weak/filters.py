@@ -8,7 +8,6 @@ filters before it left, and the first to drop a query gives the reason.
 from __future__ import annotations
 
 import math
-import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from sptar.errors import DataError
 from sptar.types import Decision, SourceRanker, WeakQuery
 from sptar.weak.degenerate import is_degenerate, words
 from sptar.weak.reasons import REASONS
+from sptar.wording import normalise
 
 __all__ = [
     "PairFilter",
@@ -29,7 +29,6 @@ __all__ = [
     "decision_from_row",
     "decision_to_row",
     "funnel",
-    "normalise",
     "rank_block",
     "ranked_from_row",
     "ranked_to_row",
@@ -57,15 +56,6 @@ class RankedQuery:
 _Record = TypeVar("_Record", RankedQuery, Decision)
 _RANKED_FIELDS = [field.name for field in fields(RankedQuery)]
 _DECISION_FIELDS = [field.name for field in fields(Decision)]
-
-
-def normalise(text: str) -> str:
-    """Text without the differences that do not count: case, white space, width of characters.
-
-    >>> normalise("  What IS\\tBM25? ")
-    'what is bm25?'
-    """
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _cut(text: str, max_words: int) -> str:
@@ -200,13 +190,19 @@ class DuplicateFilter:
 
 
 class TestOverlapFilter(_EachAlone):
-    """Drops queries that equal a test query (cut to as many words), see :func:`normalise`."""
+    """Drops queries that say what a test query says (cut to as many words).
+
+    See :func:`sptar.wording.normalise`: what the report counts as equal is dropped here.
+    """
 
     __test__ = False  # Not a test, whatever its name looks like to pytest.
     reason = "test_overlap"
 
     def __init__(self, test_queries: Collection[str], max_query_words: int) -> None:
-        self._texts = {normalise(_cut(text, max_query_words)) for text in test_queries}
+        # Whole as well as cut: the words of a text are fewer without its marks.
+        self._texts = {
+            normalise(form) for text in test_queries for form in (text, _cut(text, max_query_words))
+        }
 
     def keeps_one(self, query: RankedQuery) -> bool:
         return normalise(query.text) not in self._texts

@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from sptar.data.overlap import find_overlap, normalise
+from sptar.data.overlap import find_overlap
 from sptar.types import Query
+from sptar.wording import normalise
 
 
 def slow(texts: list[str], queries: list[Query], threshold: float) -> tuple[int, int]:
