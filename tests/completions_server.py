@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
+import socketserver
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -93,3 +95,43 @@ def serve_folder(folder: Path) -> Answer:
         }
 
     return answer
+
+
+@contextmanager
+def raw_server(respond: Callable[[socket.socket, str], None]) -> Iterator[str]:
+    """Its address; ``respond`` writes whatever it likes to a connection, given the prompt asked.
+
+    Each connection gets one request. A client that goes away ends ``respond`` quietly.
+    """
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            length = 0
+            while (line := self.rfile.readline()) not in (b"\r\n", b""):
+                name, _, value = line.partition(b":")
+                length = int(value) if name.lower() == b"content-length" else length
+            body = json.loads(self.rfile.read(length) or b"{}")
+            with suppress(OSError):
+                respond(self.connection, body.get("prompt", ""))
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        allow_reuse_address = True
+
+    server = Server(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        thread.join()
+        # Connections may hang on purpose: they are daemons, and nobody waits for them.
+        server.socket.close()
+
+
+def http_answer(text: str) -> bytes:
+    """A whole, sound answer, for :func:`raw_server`."""
+    data = json.dumps({"choices": [{"text": text, "finish_reason": "stop"}]}).encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+    return head.encode() + data

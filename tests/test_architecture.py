@@ -19,6 +19,7 @@ LAYERS = (
         "config",
         "methods",
         "io",
+        "address",
         "identity",
         "packaged",
         "plain_yaml",

@@ -20,10 +20,12 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    field_serializer,
     field_validator,
     model_validator,
 )
 
+from sptar.address import address_problem, masked_address
 from sptar.errors import ConfigError
 from sptar.methods import METHODS, method_named
 from sptar.packaged import FilePlace, PathMark, Place, is_remote
@@ -264,11 +266,50 @@ class LanguageModelConfig(Section):
     served_name: str | None = runtime(
         None, "Name under which the server knows the model; by default `export` or `name`."
     )
-    base_url: str | None = runtime(None, "Address of the server, up to `/v1`.")
+    base_url: str | None = runtime(
+        None,
+        "Address of the server, up to `/v1`. A user, a password and the values of a query in it "
+        "are masked in whatever is written.",
+        repr=False,
+    )
     api_key_variable: str = runtime(
         "OPENAI_API_KEY", "Environment variable that holds the server's key, if it wants one."
     )
     concurrency: int = runtime(8, "Requests to the server under way at once.", ge=1)
+    timeout: float = runtime(
+        600.0,
+        "Seconds that one answer of the server may take, from the request to its last byte.",
+        gt=0,
+        le=86_400,
+    )
+
+    @field_validator("base_url")
+    @classmethod
+    def _an_address(cls, value: str | None) -> str | None:
+        problem = None if value is None else address_problem(value)
+        if problem is not None:
+            raise ValueError(
+                f"this is no address of a server: {problem}; give one such as "
+                "http://127.0.0.1:8000/v1"
+            )
+        return value
+
+    @field_validator("api_key_variable")
+    @classmethod
+    def _a_name(cls, value: str) -> str:
+        long = len(value) >= 20 and any(c.islower() for c in value)
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", value) or (
+            long and any(c.isdigit() for c in value)
+        ):
+            raise ValueError(
+                "this is the name of an environment variable, such as OPENAI_API_KEY, never the "
+                "key itself"
+            )
+        return value
+
+    @field_serializer("base_url")
+    def _without_secrets(self, value: str | None) -> str | None:
+        return None if value is None else masked_address(value)
 
     @model_validator(mode="after")
     def _one_engine(self) -> LanguageModelConfig:
@@ -722,6 +763,16 @@ class RunConfig(Section):
                 f"method '{soft}' and `llm.backend: openai` contradict each other: a hosted model "
                 "takes no soft prompt; serve the model with vLLM (`backend: vllm`), or use "
                 + " or ".join(f"'{name}'" for name in hard)
+            )
+        if (
+            writers
+            and self.llm is not None
+            and self.llm.backend == "openai"
+            and self.llm.base_url is None
+        ):
+            raise ValueError(
+                "`llm.backend: openai` needs `llm.base_url`: the address of its server, such as "
+                "http://127.0.0.1:8000/v1"
             )
         if self.prompt.examples != 1 and self.prompt.examples > 0 and self.select.groups == "all":
             raise ValueError(

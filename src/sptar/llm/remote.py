@@ -18,13 +18,16 @@ from typing import Any
 
 from sptar.config import AugmentConfig, LanguageModelConfig, PromptConfig
 from sptar.errors import ConfigError, ModelError
-from sptar.llm.completions import Completion, CompletionsClient
+from sptar.llm.answer_log import AnswerLog
+from sptar.llm.answers import Completion
+from sptar.llm.completions import CompletionsClient
 from sptar.llm.loading import LanguageModel
 from sptar.llm.soft_prompt import SoftPrompt
 from sptar.llm.template import PromptTemplate, bad_question
 from sptar.llm.vocabulary_export import load_export
 from sptar.methods import WORDINGS
-from sptar.types import Document, Generation, GenerationRequest, Pair
+from sptar.progress import silent
+from sptar.types import Document, Generation, GenerationRequest, Pair, Progress
 
 __all__ = [
     "HardPromptGenerator",
@@ -37,8 +40,10 @@ __all__ = [
 _NEVER = -100
 
 
-def completions_client(llm: LanguageModelConfig, model: str) -> CompletionsClient:
-    """The client that a config asks for.
+def completions_client(
+    llm: LanguageModelConfig, model: str, log: AnswerLog | None = None
+) -> CompletionsClient:
+    """The client that a config asks for, which keeps its answers in ``log``.
 
     Raises:
         ConfigError: there is no ``llm.base_url``.
@@ -54,6 +59,8 @@ def completions_client(llm: LanguageModelConfig, model: str) -> CompletionsClien
         interface=llm.interface,
         api_key_variable=llm.api_key_variable,
         concurrency=llm.concurrency,
+        timeout=llm.timeout,
+        log=log,
     )
 
 
@@ -88,7 +95,22 @@ def _generation(completion: Completion, cut_tokens: int) -> Generation:
         tokens=completion.tokens or 0,
         stopped=completion.stopped,
         cut_tokens=cut_tokens,
+        refusal=completion.refusal,
     )
+
+
+def _asked(
+    client: CompletionsClient,
+    bodies: Sequence[dict[str, Any]],
+    requests: Sequence[GenerationRequest],
+    progress: Progress,
+) -> list[Completion]:
+    """The answers, with a bar that counts what is written for the first time."""
+
+    def on_answer(number: int) -> None:
+        progress.advance(int(requests[number].attempt == 0))
+
+    return client.complete(bodies, on_answer)
 
 
 class SoftPromptServerGenerator:
@@ -102,6 +124,7 @@ class SoftPromptServerGenerator:
         examples: pairs in the prompt.
         config: decoding.
         seed: of sampling.
+        progress: advances with every answer.
 
     Raises:
         ModelError: the export holds another prompt than this run's.
@@ -117,8 +140,10 @@ class SoftPromptServerGenerator:
         config: AugmentConfig,
         seed: int,
         export: str | Path | None,
+        progress: Progress = silent,
     ) -> None:
         self._client = client
+        self._progress = progress
         self._language_model = language_model
         self._template = template
         self._soft_prompt = soft_prompt
@@ -152,7 +177,9 @@ class SoftPromptServerGenerator:
             bodies.append(body)
         return [
             _generation(completion, document.cut_tokens)
-            for completion, document in zip(self._client.complete(bodies), documents, strict=True)
+            for completion, document in zip(
+                _asked(self._client, bodies, requests, self._progress), documents, strict=True
+            )
         ]
 
     def _embedded(self, ids: Sequence[int]) -> str:
@@ -211,8 +238,10 @@ class HardPromptGenerator:
         seed: int,
         *,
         answer_only: bool = False,
+        progress: Progress = silent,
     ) -> None:
         self._client = client
+        self._progress = progress
         self._seed = seed
         self._config = config
         # A chat model likes to explain itself; a plain continuation does not need to be told.
@@ -228,4 +257,5 @@ class HardPromptGenerator:
             body = _sampling(self._config, self._seed, request)
             body["prompt"] = self._text(request.document)
             bodies.append(body)
-        return [_generation(completion, 0) for completion in self._client.complete(bodies)]
+        answers = _asked(self._client, bodies, requests, self._progress)
+        return [_generation(completion, 0) for completion in answers]

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sptar.address import masked_address
 from sptar.config import RunConfig
 from sptar.errors import ConfigError
 from sptar.serve.soft_prompt_export import tuned_prompt
@@ -80,11 +81,15 @@ def check_engine(
         engine = f"plain transformers on {export}"
     else:
         theirs = step.generator(found.inputs, context).generate(requests)
-        engine = f"{step.llm.backend} at {step.llm.base_url}"
+        engine = f"{step.llm.backend} at {masked_address(step.llm.base_url or '')}"
     differences = tuple(
-        TextDifference(request.document.doc_id, own.raw, other.raw)
+        TextDifference(
+            request.document.doc_id,
+            own.raw,
+            other.raw if other.refusal is None else f"(nothing: {other.refusal})",
+        )
         for request, own, other in zip(requests, ours, theirs, strict=True)
-        if own.raw != other.raw
+        if own.raw != other.raw or other.refusal is not None
     )
     return EngineCheck(
         engine=engine,

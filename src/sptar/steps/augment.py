@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,6 +22,7 @@ from sptar.types import Generator, Pair
 from sptar.workspace import Artefact
 
 if TYPE_CHECKING:
+    from sptar.llm.answer_log import AnswerLog
     from sptar.llm.loading import LanguageModel
     from sptar.llm.soft_prompt import SoftPrompt
     from sptar.llm.template import PromptTemplate
@@ -82,10 +84,18 @@ class AugmentStep(Step):
         )
         run_blocks(self, blocks.missing(), output, inputs, context, "Writing weak queries", "docs")
         blocks.join(output.path("weak_queries.jsonl"))
-        return self._summary(output, len(positions))
+        summary, refusals = self._summary(output, len(positions))
+        if refusals:
+            common, times = refusals.most_common(1)[0]
+            context.progress.message(
+                f"The server wrote nothing for {summary['refused']:,} of {summary['rows']:,} rows; "
+                f"{times:,} times it said: {common}"
+            )
+        return summary
 
     def worker(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Worker:
         """Writes the weak queries of a block of documents."""
+        from sptar.llm.answer_log import AnswerLog
         from sptar.weak.augment import (
             WeakQueryIds,
             augment_block,
@@ -100,23 +110,37 @@ class AugmentStep(Step):
             items=len(positions),
             block_size=self.augment.block_size,
         )
-        generator = self.generator(inputs, context)
+        log = AnswerLog()
+        generator = self.generator(inputs, context, log)
         new_ids = WeakQueryIds(choose_prefix(collection.queries))
 
         def work(block: Block) -> None:
             documents = [collection.corpus[int(p)] for p in positions[block.start : block.stop]]
-            rows = augment_block(documents, generator, self.augment, new_ids)
-            blocks.write(block, map(weak_query_to_row, rows))
+            if self.llm.backend == "transformers":
+                rows = augment_block(documents, generator, self.augment, new_ids)
+                blocks.write(block, map(weak_query_to_row, rows))
+                return
+            # A server's answers are kept one by one until their block is whole.
+            answers = output.unfinished / "answers" / blocks.path(block).name
+            with log.open(answers):
+                rows = augment_block(documents, generator, self.augment, new_ids)
+                blocks.write(block, map(weak_query_to_row, rows))
+            answers.unlink()
 
         return work
 
-    def generator(self, inputs: Mapping[str, Artefact], context: Context) -> Generator:
-        """The generator of this step: engine, prompt and chosen examples."""
+    def generator(
+        self, inputs: Mapping[str, Artefact], context: Context, log: AnswerLog | None = None
+    ) -> Generator:
+        """The generator of this step: engine, prompt and chosen examples.
+
+        A server's answers are kept in ``log`` as they come.
+        """
         from sptar.weak.select import load_selection
 
         examples = load_selection(inputs["select"].path("selection.json")).examples
         if self.llm.backend == "openai":
-            return self._hosted(examples)
+            return self._hosted(examples, context, log)
         model, soft_prompt = prompted_model(self.llm, inputs.get("tune"), context)
         template = self.template(model, soft_prompt)
         context.progress.message(
@@ -125,7 +149,7 @@ class AugmentStep(Step):
             else f"Documents are cut at {self.prompt.max_document_words} words in the prompt"
         )
         if self.llm.backend == "vllm":
-            return self._served(model, template, soft_prompt, examples)
+            return self._served(model, template, soft_prompt, examples, context, log)
         from sptar.llm.generation import PromptedGenerator
 
         return PromptedGenerator(
@@ -150,17 +174,20 @@ class AugmentStep(Step):
             max_new_tokens=self.augment.max_new_tokens,
         )
 
-    def _hosted(self, examples: Sequence[Pair]) -> Generator:
+    def _hosted(
+        self, examples: Sequence[Pair], context: Context, log: AnswerLog | None
+    ) -> Generator:
         from sptar.llm.remote import HardPromptGenerator, completions_client
 
         return HardPromptGenerator(
-            completions_client(self.llm, self.llm.served_name or self.llm.name),
+            completions_client(self.llm, self.llm.served_name or self.llm.name, log),
             self.prompt,
             self.style,
             examples,
             self.augment,
             self.seed,
             answer_only=self.llm.interface == "chat",
+            progress=context.progress,
         )
 
     def _served(
@@ -169,14 +196,17 @@ class AugmentStep(Step):
         template: PromptTemplate,
         soft_prompt: SoftPrompt | None,
         examples: Sequence[Pair],
+        context: Context,
+        log: AnswerLog | None,
     ) -> Generator:
         from sptar.llm.remote import SoftPromptServerGenerator, completions_client
 
         if soft_prompt is None:
             # Without virtual tokens every prompt is text that any server can be given.
-            return self._hosted(examples)
+            return self._hosted(examples, context, log)
+        name = self.llm.served_name or self.llm.export or self.llm.name
         return SoftPromptServerGenerator(
-            completions_client(self.llm, self.llm.served_name or self.llm.export or self.llm.name),
+            completions_client(self.llm, name, log),
             model,
             template,
             soft_prompt,
@@ -184,19 +214,27 @@ class AugmentStep(Step):
             self.augment,
             self.seed,
             self.llm.export,
+            context.progress,
         )
 
-    def _summary(self, output: Output, documents: int) -> dict[str, int]:
+    def _summary(self, output: Output, documents: int) -> tuple[dict[str, int], Counter[str]]:
+        """Counts of rows, and the reasons of those that a server refused."""
         rows = empty = cut = retried = 0
+        refusals: Counter[str] = Counter()
         for _, row in read_jsonl(output.path("weak_queries.jsonl")):
             rows += 1
             empty += not row["text"]
             cut += row["cut_tokens"] > 0
             retried += row["attempts"] > 1
-        return {
+            if row.get("refusal") is not None:
+                refusals[row["refusal"]] += 1
+        summary = {
             "documents": documents,
             "rows": rows,
             "empty": empty,
             "retried": retried,
             "documents_cut": cut,
         }
+        if refusals:
+            summary["refused"] = refusals.total()
+        return summary, refusals
