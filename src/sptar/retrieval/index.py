@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sptar.errors import ModelError
-from sptar.retrieval.top_documents import TopDocuments
 from sptar.types import Document, Query, Run
 
 __all__ = ["Best", "DenseIndex", "DenseSearcher", "DocumentIds", "ListedIds", "QueryEncoder"]
@@ -126,8 +125,11 @@ class _File:
         return vectors[rows]
 
 
-class _Asked:
-    """Queries that are compared together, and their best documents so far."""
+class _Group:
+    """Queries that are compared together, and their best documents so far.
+
+    Candidates wait until there are as many as the best are, and are then taken in query by query.
+    """
 
     def __init__(
         self, vectors: Vectors, own: npt.NDArray[np.int64], top_k: int, id_of: Callable[[int], str]
@@ -137,7 +139,9 @@ class _Asked:
         self._top_k = top_k
         self._lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
         self._products = _products(vectors, self._margins(1.0))
-        self.best = TopDocuments(len(vectors), top_k, id_of)
+        self._best = [Best(top_k, id_of) for _ in vectors]
+        self._thresholds = np.full(len(vectors), -np.inf)
+        self._waiting: list[tuple[npt.NDArray[np.int64], ...]] = []
 
     def _margins(self, longest: float) -> npt.NDArray[np.float64]:
         # Bound on the error of a float32 dot product of d terms, with room to spare.
@@ -148,52 +152,57 @@ class _Asked:
 
     def compare(self, first: int, block: Vectors, longest: float) -> None:
         """Take in a block whose first row is document ``first``, its longest vector so long."""
-        queries, rows = self._candidates(first, block, self._margins(longest))
+        margins = self._margins(longest)
+        step = max(1, _SCORES_AT_ONCE // len(self._vectors))
+        for start in range(0, len(block), step):
+            part = block[start : start + step]
+            rough = self._products(part)
+            own = self._own - first - start
+            inside = np.flatnonzero((own >= 0) & (own < len(part)))
+            rough[own[inside], inside] = -np.inf
+            near = rough >= _below(self._thresholds - margins)
+            if len(part) > self._top_k and np.count_nonzero(near) > near.size // 8:
+                # The k-th score of these and a candidate's may both be off by the margin.
+                kth = np.partition(rough.T, len(part) - self._top_k)[:, -self._top_k]
+                near &= rough >= _below(kth - 2 * margins)
+            rows, queries = np.nonzero(near)
+            self._waiting.append(
+                (queries, rows + (first + start), self._exact(part, rows, queries))
+            )
+            if (
+                sum(len(queries) for queries, *_ in self._waiting)
+                >= self._thresholds.size * self._top_k
+            ):
+                self._take_in()
+
+    def _exact(
+        self, part: Vectors, rows: npt.NDArray[np.int64], queries: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float64]:
         scores = np.empty(len(rows))
         for start in range(0, len(rows), _RESCORED_AT_ONCE):
-            part = slice(start, start + _RESCORED_AT_ONCE)
-            asked = self._vectors[queries[part]].astype(np.float64)
-            scores[part] = (block[rows[part]].astype(np.float64) * asked).sum(axis=1)
-        self.best.add(queries, rows + first, scores)
+            some = slice(start, start + _RESCORED_AT_ONCE)
+            asked = self._vectors[queries[some]].astype(np.float64)
+            scores[some] = (part[rows[some]].astype(np.float64) * asked).sum(axis=1)
+        return scores
 
-    def _candidates(
-        self, first: int, block: Vectors, margins: npt.NDArray[np.float64]
-    ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int64]]:
-        """Queries, ascending, and rows of the block that may be among their best."""
-        width = len(self._vectors)
-        bounds = _below(self.best.thresholds - margins)
-        places, scores = [], []
-        step = max(1, _SCORES_AT_ONCE // width)
-        for start in range(0, len(block), step):
-            rough = self._products(block[start : start + step])
-            own = self._own - first - start
-            inside = np.flatnonzero((own >= 0) & (own < len(rough)))
-            rough[own[inside], inside] = -np.inf
-            near = rough >= bounds
-            if len(rough) > self._top_k and np.count_nonzero(near) > near.size // 8:
-                # The k-th score of these and a candidate's may both be off by the margin.
-                kth = np.partition(rough.T, len(rough) - self._top_k)[:, -self._top_k]
-                bounds = np.maximum(bounds, _below(kth - 2 * margins))
-                near = rough >= bounds
-            found = np.flatnonzero(near)
-            scores.append(rough.ravel()[found])
-            places.append(found + start * width)
-        place, score = np.concatenate(places), np.concatenate(scores)
-        # Sorting two bytes takes no comparisons.
-        queries = (place % width).astype(np.uint16)
+    def _take_in(self) -> None:
+        queries, positions, scores = map(np.concatenate, zip(*self._waiting, strict=True))
         order = np.argsort(queries, kind="stable")
-        queries, place, score = queries[order], place[order], score[order]
-        ends = np.cumsum(np.bincount(queries, minlength=width))
-        kept = np.ones(len(place), dtype=np.bool_)
-        for query in np.flatnonzero(np.diff(ends, prepend=0) > self._top_k):
-            own_part = slice(ends[query - 1] if query else 0, ends[query])
-            close = score[own_part]
-            cut = float(np.partition(close, len(close) - self._top_k)[-self._top_k])
-            kept[own_part] = close >= _below(cut - 2 * margins[query])
-        return queries[kept], place[kept] // width
+        ends = np.cumsum(np.bincount(queries, minlength=len(self._best)))
+        for query in np.flatnonzero(np.diff(ends, prepend=0)):
+            found = order[ends[query - 1] if query else 0 : ends[query]]
+            self._best[query].add(positions[found], scores[found])
+            self._thresholds[query] = self._best[query].threshold
+        self._waiting = []
+
+    def ranked(self) -> list[dict[str, float]]:
+        """The best documents of each query."""
+        if self._waiting:
+            self._take_in()
+        return [best.ranked() for best in self._best]
 
 
-def _below(bounds: npt.NDArray[np.float64] | float) -> Vectors:
+def _below(bounds: npt.NDArray[np.float64]) -> Vectors:
     """In float32, not above what was given; never -inf, which stands for what is left out."""
     lowest = np.finfo(np.float32).min
     rounded = np.maximum(bounds, float(lowest)).astype(np.float32)
@@ -314,7 +323,7 @@ class DenseIndex:
         # A corpus on disk parses a line for each id, and many queries find the same documents.
         id_of = lru_cache(maxsize=_REMEMBERED_IDS)(self._ids.doc_id)
         groups = [
-            _Asked(left[part], own[part], min(top_k, len(self)), id_of)
+            _Group(left[part], own[part], min(top_k, len(self)), id_of)
             for part in (
                 slice(start, start + _QUERIES_AT_ONCE)
                 for start in range(0, len(left), _QUERIES_AT_ONCE)
@@ -324,7 +333,7 @@ class DenseIndex:
             longest = _longest(block)
             for group in groups:
                 group.compare(first, block, longest)
-        rankings = (group.best.ranked(row) for group in groups for row in range(group.best.queries))
+        rankings = (found for group in groups for found in group.ranked())
         return {query.query_id: found for query, found in zip(queries, rankings, strict=True)}
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sptar.errors import ModelError
 from sptar.retrieval import index as retrieval_index
-from sptar.retrieval import packed_products, top_documents
+from sptar.retrieval import packed_products
 from sptar.retrieval.index import DenseIndex, DenseSearcher, ListedIds
 from sptar.types import Document, Query
 
@@ -176,7 +176,6 @@ def test_many_queries_equal_brute_force_too(seed, count, asked, top_k, block_siz
         patch.setattr(retrieval_index, "_QUERIES_AT_ONCE", 17)
         patch.setattr(retrieval_index, "_SCORES_AT_ONCE", 17 * 12)
         patch.setattr(retrieval_index, "_RESCORED_AT_ONCE", 50)
-        patch.setattr(top_documents, "_CELLS", 300)
         found = DenseIndex(vectors, listed(ids), block_size).search(left, queries, top_k)
     assert_same(found, brute_force(vectors, ids, left, queries, top_k))
 
