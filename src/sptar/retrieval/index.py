@@ -141,7 +141,7 @@ class _Group:
         self._products = _products(vectors, self._margins(1.0))
         self._best = [Best(top_k, id_of) for _ in vectors]
         self._thresholds = np.full(len(vectors), -np.inf)
-        self._waiting: list[tuple[npt.NDArray[np.int64], ...]] = []
+        self._waiting: list[tuple[npt.NDArray[np.number], ...]] = []
 
     def _margins(self, longest: float) -> npt.NDArray[np.float64]:
         # Bound on the error of a float32 dot product of d terms, with room to spare.
