@@ -21,6 +21,7 @@ from sptar.errors import DataError
 from sptar.types import Qrels, Run
 
 __all__ = [
+    "HIGHEST_GRADE",
     "atomic_path",
     "atomic_write_bytes",
     "atomic_write_text",
@@ -162,6 +163,13 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 line=number,
                 hint="Each line must be one JSON object.",
             ) from None
+        except ValueError:  # Python reads no number of so many digits
+            raise DataError(
+                "a number has too many digits.",
+                path=path,
+                line=number,
+                hint="Put it into quotation marks.",
+            ) from None
         if not isinstance(value, dict):
             raise DataError(
                 f"a JSON object is needed, not a {type(value).__name__}.", path=path, line=number
@@ -191,12 +199,18 @@ def _text_writer(path: Path) -> Iterator[Callable[[str], object]]:
             yield lambda text: plain.write(text.encode("utf-8"))
 
 
+HIGHEST_GRADE = 100
+"""Grades are a scale that people judge by: test collections have 0 to 4, some 0 to 10, and nothing
+goes beyond a percentage. More is a count or a time stamp in the wrong column; measures with graded
+gains would follow it, and trec_eval keeps 32 bits of it."""
+
+
 def read_qrels(path: str | Path) -> Qrels:
     """Read judgements: BEIR's TSV with a header, or TREC's four columns.
 
     Raises:
-        DataError: a row has the wrong number of columns, a grade is no whole number, or a pair is
-            judged twice with different grades.
+        DataError: a row has the wrong number of columns, a grade is no whole number from -100 to
+            100, or a pair is judged twice with different grades.
     """
     qrels: Qrels = {}
     for number, text in lines(path):
@@ -217,7 +231,15 @@ def read_qrels(path: str | Path) -> Qrels:
                 line=number,
             )
         if not _is_whole(grade):
-            raise DataError(f"the score {grade!r} is no whole number.", path=path, line=number)
+            raise DataError(f"the score {grade[:60]!r} is no whole number.", path=path, line=number)
+        if abs(int(grade)) > HIGHEST_GRADE:
+            raise DataError(
+                f"the score {grade.strip()} is no grade: grades lie between -{HIGHEST_GRADE} and "
+                f"{HIGHEST_GRADE}.",
+                path=path,
+                line=number,
+                hint="Make grades of it, 0 (not relevant), 1, 2, ...",
+            )
         judged = qrels.setdefault(query_id.strip(), {})
         if judged.setdefault(doc_id.strip(), int(grade)) != int(grade):
             raise DataError(

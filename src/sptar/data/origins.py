@@ -7,6 +7,7 @@ judged in :mod:`sptar.data.validate`.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,7 +179,9 @@ def settle(
         if named in table.columns:
             fields[field] = str(named)
         elif named is None or fall_back:
-            fields.update([(field, known) for known in reversed(usual) if known in table.columns])
+            known = _usual(usual, table.columns)
+            if known is not None:
+                fields[field] = known
         if field not in fields and named is not None and not (fall_back and field not in needs):
             _missing(table, f"'{named}' (given as `data.columns.{field}`)", named, problems)
             return None
@@ -195,10 +198,33 @@ def settle(
     return table, fields
 
 
+def _usual(names: tuple[str, ...], columns: tuple[str, ...]) -> str | None:
+    """The column with the first of these names; failing that, one that is written otherwise.
+
+    >>> _usual(("query_id", "qid"), ("Query-ID", "text"))
+    'Query-ID'
+    """
+    for name in names:
+        if name in columns:
+            return name
+    for name in names:
+        alike = [column for column in columns if _plain(column) == _plain(name)]
+        if alike:
+            return alike[0]
+    return None
+
+
+def _plain(name: str) -> str:
+    """A column's name without case and without what joins its words."""
+    return re.sub(r"[\s_-]+", "", name).casefold()
+
+
 def _header_is_data(table: Table) -> bool:
-    if table.header_line is None or not table.header_cells:
-        return False
-    return any(cell.lstrip("-").isdigit() for cell in table.header_cells[2:])
+    return table.header_line is not None and any(map(_is_number, table.header_cells[2:]))
+
+
+def _is_number(cell: str) -> bool:
+    return re.fullmatch(r"[-+]?\d+(\.\d*)?", cell) is not None
 
 
 def _missing(

@@ -22,26 +22,9 @@ from sptar.data.collection import Collection
 from sptar.data.roles import Provenance, Role, RoleLabels, Split
 from sptar.data.unlabelled import documents_to_augment
 from sptar.errors import ConfigError
-from sptar.types import Pair
 from sptar.wording import normalise
 
-__all__ = ["Split", "make_split", "pairs"]
-
-
-def pairs(collection: Collection, query_ids: Iterable[str]) -> list[Pair]:
-    """Every query with each of its positive documents (grade 1 or more in any split).
-
-    Queries in the order given; the documents of a query by id.
-    """
-    found: list[Pair] = []
-    for query_id, judged in collection.judgements(query_ids).items():
-        query = collection.queries[query_id]
-        found.extend(
-            Pair(query, collection.corpus.get(doc_id))
-            for doc_id in sorted(judged)
-            if judged[doc_id] >= 1
-        )
-    return found
+__all__ = ["Split", "make_split"]
 
 
 @dataclass(frozen=True)
@@ -204,6 +187,13 @@ def _draw(collection: Collection, config: SplitConfig, seed: int) -> _Roles:
                 hint=f"To deal one split out to all roles, set `split.carve_from: {name}`.",
             )
     test = _with_positive(collection, test_from)
+    if not test:
+        raise ConfigError(
+            f"Split '{test_from}' has no query with a document of grade 1 or more: there is "
+            "nothing to test on.",
+            hint="Check its judgements, or name another split as `split.test_from` (there are: "
+            f"{', '.join(sorted(collection.qrels))}).",
+        )
     in_test = set(collection.qrels[test_from])
     test_texts = _texts(collection, in_test) - {""}
     same_text: set[str] = set()

@@ -6,19 +6,16 @@ A broken row is an item like any other, so the caller decides whether reading go
 from __future__ import annotations
 
 import csv
-import gzip
 import itertools
-import json
-import lzma
 import sys
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
+from sptar.data.json_rows import json_rows
+from sptar.data.rows import BrokenRow, Item, Row, byte_lines, not_utf8
 from sptar.errors import DataError, MissingExtraError
-from sptar.io import open_binary
 
 __all__ = ["BrokenRow", "Row", "Table", "kind_of", "open_table", "table_of_values"]
 
@@ -36,28 +33,6 @@ KINDS = {
 }
 
 _PEEKED = 64
-_ICONV = "Convert the file: iconv -f latin1 -t utf-8 IN > OUT"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row; ``line`` counts from 1 (in Parquet and data sets: the number of the row)."""
-
-    line: int
-    values: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class BrokenRow:
-    """A row that cannot be read."""
-
-    line: int
-    reason: str
-    message: str
-    hint: str
-
-
-Item: TypeAlias = Row | BrokenRow
 
 
 @dataclass(frozen=True)
@@ -115,11 +90,11 @@ def open_table(path: str | Path) -> Table:
         raise DataError("there is no such file.", path=path, hint=_neighbours(path))
     kind = kind_of(path)
     if kind == "jsonl":
-        return _peek(str(path), _json_rows(path))
+        return _peek(str(path), json_rows(path))
     if kind == "csv":
         return _with_header(path, _csv_rows(path))
     if kind == "tsv":
-        return _with_header(path, _tsv_rows(path))
+        return _with_header(path, _csv_rows(path, "\t") if _is_quoted(path) else _tsv_rows(path))
     if kind == "trec":
         return Table(str(path), ("query-id", "corpus-id", "score"), _trec_rows(path))
     if kind == "parquet":
@@ -151,58 +126,6 @@ def _peek(name: str, rows: Iterator[Item]) -> Table:
     return Table(name, tuple(columns), itertools.chain(first, rows))
 
 
-def _byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    number = 0
-    try:
-        with open_binary(path) as stream:
-            for number, line in enumerate(stream, start=1):
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                yield number, line
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, OSError) as error:
-        raise DataError(
-            f"the file is damaged or cannot be read: {error}.",
-            path=path,
-            line=number + 1,
-            hint="Fetch or pack it again.",
-        ) from None
-
-
-def _not_utf8(line: int) -> BrokenRow:
-    return BrokenRow(line, "encoding", "the line is not UTF-8 text.", _ICONV)
-
-
-def _json_rows(path: Path) -> Iterator[Item]:
-    for number, line in _byte_lines(path):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError:
-            yield _not_utf8(number)
-        except json.JSONDecodeError as error:
-            yield BrokenRow(
-                number,
-                "broken JSON",
-                f"not valid JSON: {error.msg} (character {error.pos + 1}).",
-                "Each line must be one JSON object.",
-            )
-        except RecursionError:
-            yield BrokenRow(
-                number, "broken JSON", "the JSON is nested too deeply.", "Flatten this line."
-            )
-        else:
-            if isinstance(value, dict):
-                yield Row(number, value)
-            else:
-                yield BrokenRow(
-                    number,
-                    "broken JSON",
-                    f"a JSON object is needed, not a {type(value).__name__}.",
-                    'Write each row as {"_id": ..., "text": ...} on a line of its own.',
-                )
-
-
 @dataclass(frozen=True, slots=True)
 class _Cells:
     line: int
@@ -211,27 +134,34 @@ class _Cells:
 
 def _tsv_rows(path: Path) -> Iterator[_Cells | BrokenRow]:
     """Cells as they stand: in TSV a quotation mark is a character like any other."""
-    for number, line in _byte_lines(path):
+    for number, line in byte_lines(path):
         if not line.strip():
             continue
         try:
             yield _Cells(number, line.decode("utf-8").rstrip("\r\n").split("\t"))
         except UnicodeDecodeError:
-            yield _not_utf8(number)
+            yield not_utf8(number)
 
 
-def _csv_rows(path: Path) -> Iterator[_Cells | BrokenRow]:
+def _is_quoted(path: Path) -> bool:
+    """Whether every cell of the first line stands in quotation marks: then they are no text."""
+    _, line = next(byte_lines(path), (0, b""))
+    cells = [cell.strip() for cell in line.split(b"\t")]
+    return all(len(cell) > 1 and cell[:1] == cell[-1:] == b'"' for cell in cells)
+
+
+def _csv_rows(path: Path, separator: str = ",") -> Iterator[_Cells | BrokenRow]:
     read = 0
 
     def texts() -> Iterator[str]:
         nonlocal read
-        for number, line in _byte_lines(path):
+        for number, line in byte_lines(path):
             read = number
             # A row may span lines: bad bytes are marked here and refused with their row.
             yield line.decode("utf-8", "surrogateescape")
 
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(texts(), strict=True)
+    reader = csv.reader(texts(), delimiter=separator, strict=True)
     while True:
         start = read + 1
         try:
@@ -249,7 +179,7 @@ def _csv_rows(path: Path) -> Iterator[_Cells | BrokenRow]:
         if not any(cell.strip() for cell in cells):
             continue
         if any(not cell.isascii() and _has_surrogates(cell) for cell in cells):
-            yield _not_utf8(start)
+            yield not_utf8(start)
         else:
             yield _Cells(start, cells)
 
@@ -291,11 +221,11 @@ def _with_header(path: Path, items: Iterator[_Cells | BrokenRow]) -> Table:
 
 
 def _trec_rows(path: Path) -> Iterator[Item]:
-    for number, line in _byte_lines(path):
+    for number, line in byte_lines(path):
         try:
             parts = line.decode("utf-8").split()
         except UnicodeDecodeError:
-            yield _not_utf8(number)
+            yield not_utf8(number)
             continue
         if len(parts) == 4:
             yield Row(number, {"query-id": parts[0], "corpus-id": parts[2], "score": parts[3]})

@@ -270,6 +270,8 @@ class _Scan:
             )
             if query_id is None or doc_id is None or grade is None:
                 continue
+            query_id = self._as_known(self.query_ids, query_id)
+            doc_id = self._as_known(self.doc_ids, doc_id)
             if not self._both_known(query_id, doc_id, row.line, table.name):
                 continue
             judged = qrels.setdefault(query_id, {})
@@ -290,9 +292,19 @@ class _Scan:
                 )
         if not qrels:
             self._empty(table.name, "judgements that can be used", whole_file=False)
+        counted = SplitCount.of(split, qrels)
+        # A run that reads this split refuses it; for one that does not, nothing is wrong.
+        if qrels and not counted.positives and self.problems.policy == "collect":
+            self.problems.report(
+                "no positive judgement",
+                f"none of the {counted.judgements:,} judgements has a grade of 1 or more, so the "
+                f"split '{split}' can neither train nor test anything.",
+                path=table.name,
+                hint="Relevant documents have a grade of 1 or more.",
+            )
         for query_id in qrels:
             self.judged[query_id] = self.judged.get(query_id, 0) + 1
-        self.splits.append(SplitCount.of(split, qrels))
+        self.splits.append(counted)
 
     def _judged_query(
         self, row: Row, fields: Fields, name: str, texts: dict[str, str]
@@ -331,6 +343,13 @@ class _Scan:
             )
             return None
         return query_id
+
+    def _as_known(self, register: IdRegister, key: str) -> str:
+        """The id as its own file has it, where one of the two writes the number 15 as 15.0."""
+        if key in register:
+            return key
+        other = key[:-2] if key.endswith(".0") else f"{key}.0"
+        return other if other in register else key
 
     def _both_known(self, query_id: str, doc_id: str, line: int, name: str) -> bool:
         # A file that could not be read at all is one problem, not one for each judgement.

@@ -59,7 +59,7 @@ def queries_of(collection: Collection, query_ids: Sequence[str]) -> list[Query]:
 
 def labelled_pairs(collection: Collection, query_ids: Sequence[str]) -> list[Pair]:
     """All positive pairs of these queries."""
-    from sptar.data.splits import pairs
+    from sptar.data.labelled import pairs
 
     return pairs(collection, query_ids)
 

@@ -7,7 +7,8 @@ import pytest
 
 from sptar.config import SplitConfig
 from sptar.data.collection import Collection
-from sptar.data.splits import Split, make_split, pairs
+from sptar.data.labelled import pairs
+from sptar.data.splits import Split, make_split
 from sptar.errors import ConfigError, WorkspaceError
 
 TRAIN, DEV, TEST = 40, 20, 15

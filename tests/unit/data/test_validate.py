@@ -44,6 +44,17 @@ ROW_PROBLEMS = [
     ("qrels/train.tsv", 2, b"q9\td1\t1", "unknown query", "'q9'"),
     ("qrels/train.tsv", 3, b"q1\td2\t0.5", "score", "'0.5' is no whole number"),
     ("qrels/train.tsv", 3, b"q1\td2\thigh", "score", "'high'"),
+    ("qrels/train.tsv", 3, b"q1\td2\t101", "score", "'101' is no grade"),
+    ("qrels/train.tsv", 3, b"q1\td2\t1700000000.0", "score", "grades lie between -100 and 100"),
+    ("qrels/train.tsv", 3, b"q1\td2\t-99999999999", "score", "'-99999999999' is no grade"),
+    ("qrels/train.tsv", 3, b"q1\td2\t" + b"9" * 5000, "score", "(5,002 characters) is no whole"),
+    ("corpus.jsonl", 3, b'{"_id": ' + b"9" * 5000 + b', "text": "y"}', "bad id", "5,000 digits"),
+    ("corpus.jsonl", 3, b'{"_id": "x", "text": ' + b"9" * 5000 + b"}", "not text", "5,000 digits"),
+    ("corpus.jsonl", 3, b'{"_id": 1.5, "text": "y"}', "bad id", "not 1.5"),
+    ("corpus.jsonl", 3, b'{"_id": "x\\u0000", "text": "y"}', "bad id", "character (U+0000)"),
+    ("queries.jsonl", 3, b'{"_id": "x\\u001fy", "text": "y"}', "bad id", "holds a control"),
+    ("queries.jsonl", 3, b'{"_id": "\\u00e9\\u0085x", "text": "y"}', "bad id", "(U+0085)"),
+    ("qrels/train.tsv", 3, b"q1\td\x072\t1", "bad id", "character (U+0007)"),
     ("qrels/train.tsv", 3, b"q1\td2", "number of columns", "2 cells where the header has 3"),
     ("qrels/train.tsv", 3, b"q1\td1\t2", "judged twice", "judged 1 before, and are judged 2"),
     ("qrels/train.tsv", 3, b"q\xff\td1\t2", "encoding", "not UTF-8"),
@@ -124,7 +135,7 @@ def test_a_file_with_only_a_header(beir: Path, tmp_path: Path) -> None:
         convert(DataConfig(source=str(beir)), tmp_path / "out")
 
 
-@pytest.mark.parametrize("first", ["q2\td2\t2", "1\t1\t1"])
+@pytest.mark.parametrize("first", ["q2\td2\t2", "1\t1\t1", "q2\td2\t1.0"])
 def test_a_missing_header(beir: Path, tmp_path: Path, first: str) -> None:
     if first.startswith("1"):
         put_line(beir / "corpus.jsonl", 1, b'{"_id": 1, "text": "x"}')
@@ -137,7 +148,7 @@ def test_a_missing_header(beir: Path, tmp_path: Path, first: str) -> None:
     report = convert(DataConfig(source=str(beir), on_error="skip"), tmp_path / "out")
     assert report.count_of("missing header") == 1
     query_id, doc_id, grade = first.split("\t")
-    assert Collection.open(tmp_path / "out").qrels["test"][query_id][doc_id] == int(grade)
+    assert Collection.open(tmp_path / "out").qrels["test"][query_id][doc_id] == float(grade)
     assert report.split("test").judgements == 2
 
 
