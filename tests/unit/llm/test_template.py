@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,6 +159,27 @@ def test_decode_undoes_query_ids(models: dict[str, LanguageModel], shape: str) -
     assert made.decode(made.query_ids(" what  is\nglass ")) == "what is glass"
     expected = "what is glass" if shape == "bert" else "What is Glass"
     assert made.decode(made.query_ids("What is Glass")) == expected
+
+
+@pytest.mark.parametrize("shape", ["llama", "gpt2", "qwen"])
+def test_text_in_front_of_a_newline_inside_a_token_is_kept(
+    models: dict[str, LanguageModel], shape: str
+) -> None:
+    """Large vocabularies hold tokens such as "?\\n": the row ends there, its question mark stays."""
+    tokenizer = copy.deepcopy(models[shape].tokenizer)
+    tokenizer.add_tokens(["?\n"])
+    (mark,) = tokenizer.convert_tokens_to_ids(["?\n"])
+    model = replace(
+        models[shape],
+        tokenizer=tokenizer,
+        stop_token_ids=models[shape].stop_token_ids | {mark},
+    )
+    made = template(model)
+    asked = model.encode(" what is glass")
+    assert made.decode([*asked, mark, *model.encode(" dogs")]) == "what is glass?"
+    assert made.decode([mark]) == "?"
+    # A stop token without text before its newline adds nothing.
+    assert made.decode([*asked, *made.end_of_query_ids]) == "what is glass"
 
 
 def test_queries_are_cut_and_still_end(models: dict[str, LanguageModel]) -> None:

@@ -235,3 +235,38 @@ def test_files_of_no_use_to_write_to_are_searched(tmp_path):
     assert_same(found, brute_force(vectors, ids, left, queries, 3))
     vectors.flags.writeable = False
     assert DenseIndex(vectors, listed(ids)).search(left, queries, 3) == found
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(("block_size", "at_once"), [(4, 1 << 21), (60, 1 << 21), (60, 30)])
+@pytest.mark.parametrize("asked", [1, 3])
+def test_a_first_pass_that_rounds_as_badly_as_it_may_changes_nothing(
+    monkeypatch, order, block_size, at_once, asked
+):
+    """The bound on a float32 dot product of d terms is d * 2**-24 of the lengths' product. Here the
+    best documents come out that much too low and all others that much too high.
+    """
+    size, best = 64, 5
+    scores = 1 - np.arange(60) * 2.0**-23
+    off = size * 2.0**-24
+    assert scores[0] - scores[-1] < 2 * off  # so that any of them may look best
+    vectors = np.zeros((60, size), np.float32)
+    vectors[:, 0] = scores[::order]
+
+    def worst(left, margins):
+        def products(rows):
+            exact = rows.astype(np.float64) @ left.T.astype(np.float64)
+            good = exact >= exact_cut * np.linalg.norm(left, axis=1)
+            return np.where(good, exact - off, exact + off).astype(np.float32)
+
+        return products
+
+    exact_cut = scores[best - 1]
+    monkeypatch.setattr(retrieval_index, "_products", worst)
+    monkeypatch.setattr(retrieval_index, "_SCORES_AT_ONCE", at_once)
+    ids = [f"d{i:02d}" for i in range(60)]
+    left = np.zeros((asked, size), np.float32)
+    left[:, 0] = 1
+    queries = [Query(f"q{number}", "") for number in range(asked)]
+    found = DenseIndex(vectors, listed(ids), block_size).search(left, queries, best)
+    assert_same(found, brute_force(vectors, ids, left, queries, best))

@@ -178,6 +178,33 @@ def test_learning_rate_warms_up_and_decays(recipe, tmp_path, monkeypatch):
     np.testing.assert_allclose(rates, expected)
 
 
+def test_gradients_are_clipped_and_biases_do_not_decay(recipe, tmp_path, monkeypatch):
+    """A large scale makes gradients longer than 1; what the optimiser sees has that length."""
+    seen = []
+    real = torch.optim.AdamW.step
+
+    def step(self, *arguments, **named):
+        trained = [(p, group) for group in self.param_groups for p in group["params"]]
+        lengths = [p.grad.double().norm() for p, _ in trained if p.grad is not None]
+        decays = {(p.ndim > 1, group["weight_decay"]) for p, group in trained}
+        seen.append((float(torch.stack(lengths).norm()), decays))
+        return real(self, *arguments, **named)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    train_retriever(
+        TrainingData(PAIRS),
+        DEV,
+        recipe(epochs=2, scale=100.0),
+        5,
+        tmp_path / "out",
+        Scripted(0, 1, 2),
+        tmp_path / "state",
+    )
+    # Clipping divides by a length computed in float32: a relative 1e-4 is far above its rounding.
+    assert max(length for length, _ in seen) == pytest.approx(1.0, rel=1e-4)
+    assert all(decays == {(True, 0.01), (False, 0.0)} for _, decays in seen)
+
+
 def test_bfloat16_trains_and_keeps_float32_weights(recipe, tmp_path):
     result = train_retriever(
         TrainingData(PAIRS),
