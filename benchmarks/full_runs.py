@@ -23,8 +23,8 @@ COLLECTIONS: dict[str, dict[str, Any]] = {
     "msmarco_mini": {"train_queries": 49, "train_from": "train", "eval_from": "dev"},
 }
 RECIPES: dict[str, dict[str, Any]] = {
-    "minilm": {"epochs": 1, "min_steps_per_epoch": 24},
-    "untrained": {"epochs": 2, "min_steps_per_epoch": 12, "learning_rate": 2e-4},
+    "minilm": {"epochs": 1},
+    "untrained": {"epochs": 2, "learning_rate": 2e-4},
 }
 METHODS = ["bm25", "zero_shot", "no_augmentation", "inpars", "sptar"]
 IMPORTED = SHARED / "data" / "msmarco_mini" / "weak_llama7b" / "x500.jsonl"

@@ -55,7 +55,7 @@ RECORDED = (
     "dtype",
     "learning_rate",
     "epochs",
-    "min_steps",
+    "steps",
     "seeds",
 )
 SHOWN = 12
@@ -174,7 +174,7 @@ def training(files: Mapping[str, Path], options: argparse.Namespace, seed: int) 
             "start": str(options.start),
             "learning_rate": options.learning_rate,
             "epochs": options.epochs,
-            "min_steps_per_epoch": options.min_steps,
+            "steps_per_epoch": options.steps,
             "dev_negatives": 5,
         },
         "evaluate": {"top_k": 100, "measures": MEASURES},
@@ -319,7 +319,7 @@ def arguments() -> argparse.Namespace:
     add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the generators")
     add("--learning-rate", type=float, default=3e-4)
     add("--epochs", type=int, default=10)
-    add("--min-steps", type=int, default=18, help="in an epoch, so that few labels train as long")
+    add("--steps", type=int, default=18, help="in an epoch, of every training")
     add("--seeds", type=int, nargs="+", default=[42, 43, 44])
     add("--out", type=Path, default=Path(__file__).parent / "results" / "generator_worth.json")
     return parser.parse_args()

@@ -66,7 +66,6 @@ def experiment(collection: str, start: Path, retrievers: list[str], seed: int) -
         "start": str(start),
         "max_tokens": 64,
         "epochs": EPOCHS,
-        "min_steps_per_epoch": 12,
         "learning_rate": 2e-4,
         "dev_negatives": 5,
         "dtype": "bfloat16",

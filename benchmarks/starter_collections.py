@@ -39,8 +39,8 @@ COLLECTIONS: dict[str, dict[str, Any]] = {
     "msmarco_mini": {"train_queries": 49, "train_from": "train", "eval_from": "dev"},
 }
 RECIPES: dict[str, dict[str, Any]] = {
-    "starter": {"epochs": 2, "min_steps_per_epoch": 24, "learning_rate": 2e-4},
-    "minilm": {"epochs": 1, "min_steps_per_epoch": 24},
+    "starter": {"epochs": 2, "learning_rate": 2e-4},
+    "minilm": {"epochs": 1},
 }
 
 

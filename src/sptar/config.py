@@ -12,7 +12,7 @@ import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -525,22 +525,29 @@ class TrainConfig(Section):
         "negatives; needs the memory of a small batch and about a third more time.",
         ge=1,
     )
-    epochs: int = Field(20, ge=1, description="At most so many passes.")
-    min_steps_per_epoch: int = Field(
-        0,
-        ge=0,
-        description="Passes over small training sets are joined until an epoch has this many "
-        "steps (0: never).",
+    epochs: int = Field(20, ge=1, description="Epochs: after each the retriever is tried on dev.")
+    steps_per_epoch: Annotated[int, Field(ge=1)] | Literal["auto", "pass"] = Field(
+        "auto",
+        description="Batches of an epoch. `auto`: as many as a pass over the labels and over every "
+        "weak query that could be kept would take, so that all methods train equally long; small "
+        "training sets are passed several times. A number: that many. `pass`: one pass over the "
+        "method's own pairs; the fewer a method has, the shorter it trains.",
     )
     learning_rate: float = Field(2e-5, gt=0, description="AdamW.")
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps.")
-    patience: int = Field(10, ge=1, description="Epochs without gain on dev before stopping.")
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="Stop after so many epochs without gain on dev; methods may then take "
+        "different numbers of steps. By default none stops early.",
+    )
     dev_negatives: int = Field(
         20, ge=0, description="Documents added to the reduced dev corpus for each labelled one."
     )
     keep: Literal["best", "best_or_start"] = Field(
-        "best",
-        description="`best_or_start` keeps the untrained start when no epoch beats it on dev.",
+        "best_or_start",
+        description="`best_or_start` keeps the untrained start when no epoch beats it on dev; "
+        "`best` always keeps an epoch. A cross-encoder's start cannot rank and is never kept.",
     )
     negatives: Literal["none", "random", "bm25", "dense"] = added(
         "none",

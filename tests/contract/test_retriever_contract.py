@@ -44,7 +44,7 @@ def example(request, starts):
             start=str(starts[start]),
             batch_size=8,
             epochs=15,
-            min_steps_per_epoch=4,
+            steps_per_epoch=4,
             learning_rate=3e-3,
             query_prompt="query: ",
             document_prompt="document: ",
@@ -231,7 +231,7 @@ def weights(folder):
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(example, tmp_path):
-    config = example[1].model_copy(update={"epochs": 2, "min_steps_per_epoch": 2})
+    config = example[1].model_copy(update={"epochs": 2, "steps_per_epoch": 2})
     calls = []
 
     def scripted(run, qrels):

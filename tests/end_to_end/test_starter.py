@@ -26,7 +26,7 @@ SMALL = (
     "augment.max_new_tokens=8",
     "filter.k=836",
     "train.epochs=1",
-    "train.min_steps_per_epoch=0",
+    "train.steps_per_epoch=pass",
     "train.max_tokens=16",
     "evaluate.bootstrap_samples=100",
 )

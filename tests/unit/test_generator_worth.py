@@ -47,7 +47,7 @@ def options() -> argparse.Namespace:
         dtype="float32",
         learning_rate=0.01,
         epochs=3,
-        min_steps=0,
+        steps=4,
     )
 
 

@@ -322,7 +322,7 @@ def test_artefacts_of_the_time_before_several_retrievers_are_still_found() -> No
         "scale",
         "batch_size",
         "epochs",
-        "min_steps_per_epoch",
+        "steps_per_epoch",
         "learning_rate",
         "warmup",
         "patience",

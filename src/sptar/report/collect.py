@@ -19,7 +19,13 @@ from sptar.io import atomic_write_text, read_jsonl
 from sptar.methods import TARGET, method_named
 from sptar.pipeline import RunRecord
 from sptar.report.build import build_report
-from sptar.report.costs import teacher_warnings, training_costs
+from sptar.report.costs import (
+    kept_starts,
+    teacher_warnings,
+    trained_for,
+    training_costs,
+    unequal_steps,
+)
 from sptar.report.curves import training_curves
 from sptar.report.examples import choose_examples, count_funnel, excerpt
 from sptar.report.family_table import family_csv, family_latex, family_table
@@ -36,6 +42,7 @@ from sptar.report.records import (
     ReportData,
     ScoreTable,
     Timing,
+    TrainedFor,
     Version,
 )
 from sptar.report.tables import (
@@ -94,7 +101,7 @@ def write_report(workspace: Workspace, record: RunRecord) -> WrittenReport:
     }
     compared = reader.compare()
     family = None if compared is None else FamilyComparison.load(compared.path("comparison.json"))
-    findings = _findings(scores, family, several=reader.several_retrievers)
+    findings = _findings(scores, family, trained_for(reader), several=reader.several_retrievers)
     collection = Collection.open(reader.get(methods[0], "collection").path("collection"))
     split = reader.get(methods[0], "split")
     funnels, examples = _weak(reader, collection)
@@ -105,7 +112,13 @@ def write_report(workspace: Workspace, record: RunRecord) -> WrittenReport:
         mode=mode,
         verdict=findings.verdict,
         warnings=(*note, *teacher_warnings(reader)),
-        notes=(*_without_role(split), *_notes(reader), *_left_out(record)),
+        notes=(
+            *_without_role(split),
+            *_notes(reader),
+            *kept_starts(reader),
+            *unequal_steps(reader),
+            *_left_out(record),
+        ),
         table=findings.table,
         family_table=findings.family_table,
         evaluation=tuple(describe_counts(scores)),
@@ -176,18 +189,31 @@ class _Findings:
 
 
 def _findings(
-    scores: Mapping[str, Scores], family: FamilyComparison | None, *, several: bool
+    scores: Mapping[str, Scores],
+    family: FamilyComparison | None,
+    trained: Mapping[str, TrainedFor],
+    *,
+    several: bool,
 ) -> _Findings:
     sentences = () if family is None else family_verdict(family)
     if several:
-        return _Findings(sentences, family_table=family_table(scores, family), family=family)
+        table = family_table(scores, family, trained=trained)
+        return _Findings(sentences, family_table=table, family=family)
     comparison = None if family is None else family.comparisons[0]
-    return _Findings(sentences, score_table(scores, comparison), comparison)
+    return _Findings(sentences, score_table(scores, comparison, trained), comparison)
 
 
 def _printed(table: ScoreTable) -> PrintedTable:
-    rows = [[method_title(row.method), *map(printed_cell, row.cells)] for row in table.rows]
-    return PrintedTable(["method", *table.measures], rows)
+    steps = ["steps"] if table.trained else []
+    rows = [
+        [
+            method_title(row.method),
+            *map(printed_cell, row.cells),
+            *([row.training] if steps else []),
+        ]
+        for row in table.rows
+    ]
+    return PrintedTable(["method", *table.measures, *steps], rows)
 
 
 def _roles(split: Artefact, mode: str) -> Mapping[str, Mapping[str, int]]:

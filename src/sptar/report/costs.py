@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from sptar.evaluation.systems import method_title, retriever_title
+from sptar.evaluation.systems import method_title, parse_system, retriever_title
+from sptar.io import read_json
 from sptar.report.reader import RunReader, trained_retriever
-from sptar.report.records import CostRow
+from sptar.report.records import CostRow, TrainedFor
 from sptar.retrieval.specs import RETRIEVERS
 from sptar.workspace import Artefact
 
-__all__ = ["teacher_warnings", "training_costs"]
+__all__ = [
+    "kept_starts",
+    "teacher_warnings",
+    "trained_for",
+    "training_costs",
+    "unequal_steps",
+]
 
 
 def training_costs(reader: RunReader) -> tuple[CostRow, ...]:
@@ -58,4 +65,50 @@ def teacher_warnings(reader: RunReader) -> tuple[str, ...]:
         "teacher that was trained on labels elsewhere is supervision that the other systems did "
         "not have."
         for teacher, names in pupils.items()
+    )
+
+
+def trained_for(reader: RunReader) -> dict[str, TrainedFor]:
+    """System → the steps of its one training; systems without one, or with two, are left out."""
+    found = {}
+    for name in reader.systems:
+        if reader.has(name, "train") or reader.has(name, "choose"):
+            summary = reader.get(name, "train").manifest.summary
+            if "steps" in summary:
+                found[name] = TrainedFor(summary["steps"], summary.get("best_epoch") == 0)
+    return found
+
+
+def kept_starts(reader: RunReader) -> tuple[str, ...]:
+    """A sentence for each training that no epoch of was better on dev than its start."""
+    notes = []
+    for name, found in reader.trainings():
+        summary = found.manifest.summary
+        if summary.get("best_epoch") != 0 or summary.get("start_dev_score") is None:
+            continue
+        epochs = [row["dev_score"] for row in read_json(found.path("history.json"))]
+        best = f" (best epoch {max(epochs):.4f})" if epochs else ""
+        notes.append(
+            f"{method_title(name)}: training did not help. The start encoder was kept, because no "
+            f"epoch was better on dev than its {summary['start_dev_score']:.4f}{best}. "
+            "`train.keep: best` keeps an epoch all the same."
+        )
+    return tuple(notes)
+
+
+def unequal_steps(reader: RunReader) -> tuple[str, ...]:
+    """A sentence for each retriever whose methods were not trained for the same number of steps."""
+    by_retriever: dict[str, dict[str, int]] = {}
+    for name, found in reader.trainings():
+        steps = found.manifest.summary.get("steps")
+        if steps is not None:
+            retriever = parse_system(name).retriever or ""
+            by_retriever.setdefault(retriever, {})[name] = steps
+    return tuple(
+        f"{retriever_title(retriever) + ': the' if retriever else 'The'} methods were not trained "
+        f"equally long ({', '.join(f'{method_title(n)} {s:,} steps' for n, s in steps.items())}), "
+        "as `train.steps_per_epoch` or `train.patience` asks: part of a difference may come from "
+        "that."
+        for retriever, steps in by_retriever.items()
+        if len(set(steps.values())) > 1
     )

@@ -8,8 +8,16 @@ from sptar.evaluation.comparison import Comparison
 from sptar.evaluation.evaluate import Scores
 from sptar.evaluation.family import FamilyComparison
 from sptar.evaluation.systems import parse_system, retriever_title, row_title
-from sptar.report.records import FamilyBlock, FamilyTable, ScoreCell, ScoreRow
-from sptar.report.tables import csv_text, escape_latex, latex_cell, to_csv
+from sptar.report.records import FamilyBlock, FamilyTable, ScoreCell, TrainedFor
+from sptar.report.tables import (
+    TRAINING_COLUMNS,
+    csv_text,
+    escape_latex,
+    latex_cell,
+    score_row,
+    to_csv,
+    training_cells,
+)
 
 __all__ = ["family_csv", "family_latex", "family_note", "family_table"]
 
@@ -19,6 +27,7 @@ def family_table(
     family: FamilyComparison | None = None,
     spread: Mapping[str, tuple[float | None, ...]] | None = None,
     seeds: int = 1,
+    trained: Mapping[str, TrainedFor] | None = None,
 ) -> FamilyTable:
     """Means in a block for each retriever, with marks and the best of each block.
 
@@ -29,6 +38,7 @@ def family_table(
         scores: system → scores over the same queries and measures, in the order of the rows.
         family: the tests; without them there are no marks.
         spread: system → standard deviation over seeds, in the order of the measures.
+        trained: system → how long its retriever was trained, where that is known.
     """
     names = list(scores)
     if not names:
@@ -42,7 +52,9 @@ def family_table(
         # A target that has no retriever itself, such as BM25, has one contest with all blocks.
         comparison = None if family is None else family.of(retriever) or family.of(None)
         rows = own if retriever is None else [*shared, *own]
-        blocks.append(_block(retriever or "", rows, scores, comparison, spread or {}))
+        blocks.append(
+            _block(retriever or "", rows, scores, comparison, spread or {}, trained or {})
+        )
     first = scores[names[0]]
     return FamilyTable(
         measures=tuple(str(measure) for measure in first.measures),
@@ -60,6 +72,7 @@ def _block(
     scores: Mapping[str, Scores],
     comparison: Comparison | None,
     spread: Mapping[str, tuple[float | None, ...]],
+    trained: Mapping[str, TrainedFor],
 ) -> FamilyBlock:
     measures = scores[names[0]].measures
     best = [max(round(scores[name].mean(measure), 4) for name in names) for measure in measures]
@@ -82,10 +95,11 @@ def _block(
         )
 
     rows = tuple(
-        ScoreRow(
-            method=name,
-            cells=tuple(cell(name, column) for column in range(len(measures))),
+        score_row(
+            name,
+            tuple(cell(name, column) for column in range(len(measures))),
             target=comparison is not None and name == comparison.target,
+            trained=trained.get(name),
         )
         for name in names
     )
@@ -123,11 +137,12 @@ def family_csv(table: FamilyTable) -> str:
     """One row for each system of each block, all digits.
 
     For every measure there are columns for the mean, its mark, the smallest difference that its
-    test would find, and the standard deviation over seeds.
+    test would find, and the standard deviation over seeds; then the steps of the training.
     """
     ends = ("", " mark", " detectable", " sd over seeds")
     header = ["retriever", "method", "queries", "seeds"]
     header += [f"{name}{end}" for name in table.measures for end in ends]
+    header += TRAINING_COLUMNS
     rows: list[list[object]] = []
     for block in table.blocks:
         for row in block.rows:
@@ -144,6 +159,7 @@ def family_csv(table: FamilyTable) -> str:
                     _digits(cell.detectable),
                     _digits(cell.spread),
                 ]
+            line += training_cells(row)
             rows.append(line)
     return to_csv([header, *rows])
 

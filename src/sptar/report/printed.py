@@ -41,8 +41,10 @@ def print_family(table: FamilyTable) -> PrintedTable:
         for number, row in enumerate(block.rows):
             retriever = retriever_title(block.retriever) if number == 0 else ""
             cells = [row_title(row.method), *map(printed_cell, row.cells)]
+            cells += [row.training] if table.trained else []
             rows.append([retriever, *cells] if named else cells)
-    return PrintedTable([*(["retriever"] if named else []), "method", *table.measures], rows)
+    head = [*(["retriever"] if named else []), "method", *table.measures]
+    return PrintedTable([*head, *(["steps"] if table.trained else [])], rows)
 
 
 def print_examples(examples: MethodExamples, count: int = 3) -> PrintedTable:

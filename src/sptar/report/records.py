@@ -29,6 +29,7 @@ __all__ = [
     "ScoreRow",
     "ScoreTable",
     "Timing",
+    "TrainedFor",
     "Version",
     "WeakExample",
 ]
@@ -53,11 +54,24 @@ class ScoreCell:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """One method; a cell for each measure of the table."""
+    """One method; a cell for each measure of the table.
+
+    ``steps`` is how many steps its retriever was trained for, ``None`` where none was;
+    ``start_kept`` tells that no epoch was better on dev than the start, which was kept.
+    """
 
     method: str
     cells: tuple[ScoreCell, ...]
     target: bool = False
+    steps: int | None = None
+    start_kept: bool = False
+
+    @property
+    def training(self) -> str:
+        """The steps in words, empty where nothing was trained."""
+        if self.steps is None:
+            return ""
+        return f"{self.steps:,}{' (start kept)' if self.start_kept else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +82,11 @@ class ScoreTable:
     rows: tuple[ScoreRow, ...]
     queries: int
     alpha: float | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether a row tells of its training."""
+        return any(row.training for row in self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +112,19 @@ class FamilyTable:
     seeds: int = 1
     tests: int = 0
     alpha: float | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether a row tells of its training."""
+        return any(row.training for block in self.blocks for row in block.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedFor:
+    """How long a system's retriever was trained, and whether its start was kept all the same."""
+
+    steps: int
+    start_kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)

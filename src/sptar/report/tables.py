@@ -10,22 +10,29 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from sptar.evaluation.evaluate import Scores
 from sptar.evaluation.significance import Comparison, Difference
 from sptar.evaluation.verdict import method_title
-from sptar.report.records import ScoreCell, ScoreRow, ScoreTable
+from sptar.report.records import ScoreCell, ScoreRow, ScoreTable, TrainedFor
 
 __all__ = [
+    "TRAINING_COLUMNS",
     "comparison_csv",
     "csv_text",
     "describe_counts",
     "escape_latex",
     "latex_cell",
+    "score_row",
     "score_table",
     "scores_csv",
     "scores_latex",
     "to_csv",
+    "training_cells",
 ]
 
 
-def score_table(scores: Mapping[str, Scores], comparison: Comparison | None = None) -> ScoreTable:
+def score_table(
+    scores: Mapping[str, Scores],
+    comparison: Comparison | None = None,
+    trained: Mapping[str, TrainedFor] | None = None,
+) -> ScoreTable:
     """Means of each method in the order given, with significance marks and the best ones.
 
     A method that lacks a measure of the first one has an empty cell there. All means that print
@@ -61,16 +68,26 @@ def score_table(scores: Mapping[str, Scores], comparison: Comparison | None = No
     return ScoreTable(
         measures=tuple(str(measure) for measure in measures),
         rows=tuple(
-            ScoreRow(
-                method=method,
-                cells=tuple(cell(method, column) for column in range(len(measures))),
+            score_row(
+                method,
+                tuple(cell(method, column) for column in range(len(measures))),
                 target=comparison is not None and method == comparison.target,
+                trained=(trained or {}).get(method),
             )
             for method in methods
         ),
         queries=len(scores[methods[0]].query_ids),
         alpha=None if comparison is None else comparison.alpha,
     )
+
+
+def score_row(
+    method: str, cells: tuple[ScoreCell, ...], *, target: bool, trained: TrainedFor | None
+) -> ScoreRow:
+    """A row with what is known of its training."""
+    if trained is None:
+        return ScoreRow(method, cells, target)
+    return ScoreRow(method, cells, target, trained.steps, trained.start_kept)
 
 
 def describe_counts(scores: Mapping[str, Scores]) -> tuple[str, ...]:
@@ -127,8 +144,10 @@ def csv_text(text: str) -> str:
 
 
 def scores_csv(table: ScoreTable) -> str:
-    """One row for each method, all digits; a column ``<measure> mark`` beside each measure."""
+    """One row for each method, all digits; a column ``<measure> mark`` beside each measure, then
+    the steps of the training and whether its start was kept."""
     header = ["method", *(f"{name}{end}" for name in table.measures for end in ("", " mark"))]
+    header += TRAINING_COLUMNS
     rows = [
         [
             csv_text(row.method),
@@ -137,10 +156,19 @@ def scores_csv(table: ScoreTable) -> str:
                 for cell in row.cells
                 for text in ("" if cell.value is None else repr(cell.value), cell.mark)
             ),
+            *training_cells(row),
         ]
         for row in table.rows
     ]
     return to_csv([header, *rows])
+
+
+TRAINING_COLUMNS = ("steps", "start kept")
+
+
+def training_cells(row: ScoreRow) -> list[str]:
+    """What stands in :data:`TRAINING_COLUMNS`; nothing where nothing was trained."""
+    return ["", ""] if row.steps is None else [str(row.steps), "yes" if row.start_kept else "no"]
 
 
 def comparison_csv(*comparisons: Comparison) -> str:

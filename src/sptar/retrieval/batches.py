@@ -145,8 +145,7 @@ def conflict_free_batches(
     positives: Mapping[Any, AbstractSet[Any]],
     batch_size: int,
     seed: int,
-    epoch: int,
-    repeat: int = 0,
+    number: int,
     *,
     negatives: Sequence[Sequence[Hashable]] = (),
 ) -> list[list[int]]:
@@ -157,7 +156,8 @@ def conflict_free_batches(
         positives: query key → keys of all documents known to answer it; a pair's own document
             counts as known without standing here.
         batch_size: pairs in a batch at most.
-        seed, epoch, repeat: name the shuffle; the same three give the same batches.
+        seed, number: name the shuffle; the same two give the same batches. ``number`` counts the
+            passes over the pairs.
         negatives: keys of each pair's hard negatives, which stand in its batch too; empty for none.
 
     Returns:
@@ -173,7 +173,7 @@ def conflict_free_batches(
     if batch_size < 1:
         raise ValueError("batch_size is at least 1")
     known = known_answers(pairs, positives)
-    generator = random.Random(f"batches:{seed}:{epoch}:{repeat}")
+    generator = random.Random(f"batches:{seed}:{number}")
     order = list(range(len(pairs)))
     generator.shuffle(order)
     batches = _fill(order, pairs, known, batch_size, negatives)

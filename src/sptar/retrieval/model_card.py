@@ -286,8 +286,19 @@ def _recipe(facts: CardFacts, spec: RetrieverSpec, config: TrainConfig) -> list[
         f"- AdamW, learning rate {config.learning_rate:g}, {config.warmup:.0%} warm-up and "
         f"linear decay, weight decay {spec.weight_decay:g}, gradients clipped at "
         f"{spec.max_gradient_norm:g}, {config.dtype}, seed {facts.seed}.",
-        f"- At most {config.epochs} epochs, stopped after {config.patience} without gain on dev.",
+        f"- {_length(facts, config)}",
     ]
+
+
+def _length(facts: CardFacts, config: TrainConfig) -> str:
+    """How long the training was, and how long it might have been."""
+    made = sum(record.steps for record in facts.history)
+    stop = (
+        ""
+        if config.patience is None
+        else f"; training stops after {config.patience} epochs without gain on dev"
+    )
+    return f"{len(facts.history)} of {config.epochs} epochs, {made:,} steps in all{stop}."
 
 
 def _choice(facts: CardFacts) -> list[str]:

@@ -172,8 +172,7 @@ def topic_batches(
     batch_size: int,
     bins: int,
     seed: int,
-    epoch: int,
-    repeat: int = 0,
+    number: int,
 ) -> list[list[int]]:
     """Deal all pairs out to batches of one topic each, with balanced margins and no false negative.
 
@@ -198,7 +197,8 @@ def topic_batches(
             counts as known without standing here.
         batch_size: pairs in a batch at most.
         bins: margin bins of a topic.
-        seed, epoch, repeat: name the shuffle; the same three give the same batches.
+        seed, number: name the shuffle; the same two give the same batches. ``number`` counts the
+            passes over the pairs.
 
     Returns:
         Positions in ``keys``, each exactly once, batches in random order. Within a batch no query
@@ -224,7 +224,7 @@ def topic_batches(
             hint="Look at train.teacher: its scores must be finite.",
         )
     known = known_answers(keys, positives)
-    generator = random.Random(f"topic batches:{seed}:{epoch}:{repeat}")
+    generator = random.Random(f"topic batches:{seed}:{number}")
     batches: list[Batch] = []
     relatives: dict[int, list[Batch]] = {}
     by_topic = np.argsort(topic_of, kind="stable")

@@ -272,14 +272,17 @@ class _Run:
         """Whether a new epoch takes the place of the best so far; on a tie the earlier stays."""
         if score is None:
             return True
-        if saved.best_epoch == 0 and self._config.keep == "best":
+        if saved.best_epoch == 0 and (self._config.keep == "best" or not self._spec.zero_shot):
             return True
         best = self._best_score(saved)
         return best is None or score > best
 
     def _finished(self, saved: SavedProgress) -> bool:
         done = len(saved.history)
-        return done >= self._config.epochs or done - saved.best_epoch >= self._config.patience
+        patience = self._config.patience
+        if patience is not None and done - saved.best_epoch >= patience:
+            return True
+        return done >= self._config.epochs
 
     def _epoch(self, epoch: int) -> EpochRecord:
         began = time.perf_counter()

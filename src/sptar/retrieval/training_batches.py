@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sptar.config import TrainConfig
-from sptar.errors import ConfigError
+from sptar.errors import ConfigError, DataError
 from sptar.retrieval.batches import conflict_free_batches
 from sptar.retrieval.specs import retriever_spec
 from sptar.retrieval.training_texts import TrainingTexts
@@ -30,37 +31,33 @@ class _QueryEncoder(Protocol):
 
 
 def conflict_free(
-    texts: TrainingTexts, config: TrainConfig, seed: int, epoch: int
+    texts: TrainingTexts, config: TrainConfig, seed: int, number: int
 ) -> tuple[Batches, int]:
-    """Batches of one epoch without false negatives, and the number of pairs left alone.
+    """Batches of one pass without false negatives, and the number of pairs left alone.
 
     No document of a batch, hard negatives included, answers the query of another of its pairs. A
     pair that is alone is left out, unless it brings hard negatives of its own.
     """
     keys = list(zip(texts.queries, texts.documents, strict=True))
     smallest = 1 if any(texts.negatives) else 2
-    batches: Batches = []
-    alone = 0
-    for repeat in range(max(1, config.min_steps_per_epoch)):
-        one_pass = conflict_free_batches(
-            keys,
-            texts.positives,
-            config.batch_size,
-            seed,
-            epoch,
-            repeat,
-            negatives=texts.negatives if smallest == 1 else (),
-        )
-        useful = [batch for batch in one_pass if len(batch) >= smallest]
-        alone += len(one_pass) - len(useful)
-        batches += useful
-        if len(batches) >= config.min_steps_per_epoch or not useful:
-            break
-    return batches, alone
+    dealt = conflict_free_batches(
+        keys,
+        texts.positives,
+        config.batch_size,
+        seed,
+        number,
+        negatives=texts.negatives if smallest == 1 else (),
+    )
+    useful = [batch for batch in dealt if len(batch) >= smallest]
+    return useful, len(dealt) - len(useful)
 
 
 class TrainingBatches:
     """The batches of each epoch of one run.
+
+    With a number of ``steps_per_epoch`` the passes over the pairs follow one another without a
+    break, and each epoch takes so many batches from where the one before it stopped. Otherwise an
+    epoch is a pass. Either way an epoch's batches follow from its number alone.
 
     Args:
         texts: the training pairs; one at least.
@@ -82,27 +79,58 @@ class TrainingBatches:
         self._config = config
         self._seed = seed
         self._batching = retriever_spec(config).batching
+        self._ends: list[int] = []
+        """Batches of all passes up to each one."""
+        self._last: tuple[int, tuple[Batches, int]] | None = None
         if self._batching == "topics":
             self._cluster(teacher_scores, trainable)
 
     def of_epoch(self, epoch: int) -> tuple[Batches, int]:
         """Batches of an epoch (counted from 1), and how many pairs were left alone and out.
 
-        Passes over a small training set are joined until there are ``min_steps_per_epoch``.
+        Pairs left alone are counted in the epoch in which their pass begins.
         """
-        if self._batching == "conflict_free":
-            return conflict_free(self._texts, self._config, self._seed, epoch)
+        size = self._config.steps_per_epoch
+        if not isinstance(size, int):
+            return self._pass(epoch)
+        first, stop = (epoch - 1) * size, epoch * size
+        while not self._ends or self._ends[-1] < stop:
+            place = len(self._ends)
+            self._ends.append(self._begin(place) + len(self._pass(place + 1)[0]))
         batches: Batches = []
-        repeat = 0
-        while not batches or len(batches) < self._config.min_steps_per_epoch:
-            one_pass = self._topics if self._batching == "topics" else self._shuffled
-            batches += one_pass(epoch, repeat)
-            repeat += 1
-        return batches, 0
+        alone = 0
+        for place in range(bisect_right(self._ends, first), len(self._ends)):
+            begin = self._begin(place)
+            if begin >= stop:
+                break
+            dealt, lone = self._pass(place + 1)
+            batches += dealt[max(0, first - begin) : stop - begin]
+            alone += lone if begin >= first else 0
+        return batches, alone
 
-    def _shuffled(self, epoch: int, repeat: int) -> Batches:
+    def _begin(self, place: int) -> int:
+        return self._ends[place - 1] if place else 0
+
+    def _pass(self, number: int) -> tuple[Batches, int]:
+        """The batches of a pass over all pairs (counted from 1), and how many are left alone."""
+        if self._last is None or self._last[0] != number:
+            dealt = self._deal(number)
+            if not dealt[0]:
+                raise DataError(
+                    f"In pass {number} over the training pairs no two of them stand in one batch.",
+                    hint="Training needs pairs of at least two different queries and documents.",
+                )
+            self._last = (number, dealt)
+        return self._last[1]
+
+    def _deal(self, number: int) -> tuple[Batches, int]:
+        if self._batching == "conflict_free":
+            return conflict_free(self._texts, self._config, self._seed, number)
+        return (self._topics if self._batching == "topics" else self._shuffled)(number), 0
+
+    def _shuffled(self, number: int) -> Batches:
         order = list(range(len(self._texts.queries)))
-        random.Random(f"batches:{self._seed}:{epoch}:{repeat}").shuffle(order)
+        random.Random(f"batches:{self._seed}:{number}").shuffle(order)
         size = self._config.batch_size
         return [order[first : first + size] for first in range(0, len(order), size)]
 
@@ -133,7 +161,7 @@ class TrainingBatches:
         self._topic_of = np.array(told_by_first(topics), dtype=np.int64)
         self._margins = mean_margins(teacher_scores)
 
-    def _topics(self, epoch: int, repeat: int) -> Batches:
+    def _topics(self, number: int) -> Batches:
         from sptar.retrieval.topics import topic_batches
 
         return topic_batches(
@@ -144,6 +172,5 @@ class TrainingBatches:
             self._config.batch_size,
             self._config.margin_bins,
             self._seed,
-            epoch,
-            repeat,
+            number,
         )

@@ -143,6 +143,7 @@ class RetrieverChain:
             self._models,
             self._config.evaluate.measures[0],
             self._config.evaluate.relevance_level,
+            self._config.augment.queries_per_document,
             self._config.seed,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -32,7 +33,7 @@ from sptar.workspace import Artefact
 
 if TYPE_CHECKING:
     from sptar.retrieval.reduced_corpus import DevSet
-    from sptar.retrieval.training import TrainingData
+    from sptar.retrieval.training import TrainingData, TrainingResult
     from sptar.steps.mine import MineStep
     from sptar.steps.teach import TeachStep
 
@@ -44,9 +45,15 @@ _DEV_CANDIDATES = 100
 
 @dataclass(frozen=True)
 class TrainStep(Step):
-    """Trains a retriever; the checkpoint is chosen on the dev role, never on test."""
+    """Trains a retriever; the checkpoint is chosen on the dev role, never on test.
+
+    ``weak_per_document`` is how many weak queries each document may get: with ``steps_per_epoch:
+    auto`` the length of a training follows from that and from the split, never from what a method
+    kept, so that every method of a retriever takes as many steps, whatever else is in its run.
+    """
 
     name: ClassVar[str] = "train"
+    version: ClassVar[int] = 2
     collection: CollectionStep
     split: SplitStep
     index: Bm25IndexStep
@@ -57,12 +64,15 @@ class TrainStep(Step):
     models: ModelIdentities
     measure: str
     relevance_level: int
+    weak_per_document: int
     seed: int
 
     @property
     def settings(self) -> dict[str, Any]:
         """The start encoder, the recipe, the measure of the checkpoint choice, and the seed."""
+        per_document = {"weak_per_document": self.weak_per_document}
         return {
+            **(per_document if self.recipe.steps_per_epoch == "auto" else {}),
             **start_identities(self.recipe, self.models),
             "train": training_settings(self.recipe),
             "measure": self.measure,
@@ -90,10 +100,18 @@ class TrainStep(Step):
         release_language_model(context)
         data = self.data(inputs, context)
         dev = self.dev_set(inputs, context)
+        recipe = self.recipe
+        if recipe.steps_per_epoch == "auto":
+            steps = self.steps_per_epoch(inputs, context)
+            recipe = recipe.model_copy(update={"steps_per_epoch": steps})
+            context.progress.message(
+                f"Training takes {recipe.epochs} x {steps:,} steps of up to {recipe.batch_size} of "
+                f"{len(data.pairs):,} pairs, as for every method"
+            )
         job = TrainingJob(
             data,
             dev,
-            self.recipe,
+            recipe,
             self.seed,
             self.measure,
             self.relevance_level,
@@ -103,6 +121,8 @@ class TrainStep(Step):
         result = train(job, output.unfinished / "job", context.progress)
         history = [asdict(record) for record in result.history]
         write_json(output.path("history.json"), history)
+        if result.best_epoch == 0:
+            context.progress.message(kept_start(self.measure, result))
         return {
             "retriever": self.recipe.retriever,
             "pairs": len(data.pairs),
@@ -118,6 +138,12 @@ class TrainStep(Step):
             "singletons": result.singletons,
             "peak_memory_bytes": result.peak_memory_bytes,
         }
+
+    def steps_per_epoch(self, inputs: Mapping[str, Artefact], context: Context) -> int:
+        """Batches of a pass over the labels and every weak query that could be kept."""
+        labels = int(inputs["pairs"].manifest.summary["labels"])
+        weak = len(open_split(inputs, context).augment) * self.weak_per_document
+        return max(1, math.ceil((labels + weak) / self.recipe.batch_size))
 
     def data(self, inputs: Mapping[str, Artefact], context: Context) -> TrainingData:
         """The pairs with their hard negatives and what the teachers say about them."""
@@ -163,6 +189,15 @@ class TrainStep(Step):
             best = sorted(found)[:_DEV_CANDIDATES]
             candidates[query.query_id] = {doc_id: -negated for negated, doc_id in best}
         return replace(dev, candidates=candidates)
+
+
+def kept_start(measure: str, result: TrainingResult) -> str:
+    """That a training ended with what it began with, and by which figures."""
+    scores = [record.dev_score for record in result.history if record.dev_score is not None]
+    return (
+        f"No epoch is better on dev ({measure} {max(scores):.4f} at best) than the start encoder "
+        f"({result.start_dev_score:.4f}): the start is kept"
+    )
 
 
 @dataclass(frozen=True)

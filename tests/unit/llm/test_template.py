@@ -165,7 +165,7 @@ def test_decode_undoes_query_ids(models: dict[str, LanguageModel], shape: str) -
 def test_text_in_front_of_a_newline_inside_a_token_is_kept(
     models: dict[str, LanguageModel], shape: str
 ) -> None:
-    """Large vocabularies hold tokens such as "?\\n": the row ends there, its question mark stays."""
+    """Large vocabularies hold tokens such as "?\\n": the row ends there, its mark stays."""
     tokenizer = copy.deepcopy(models[shape].tokenizer)
     tokenizer.add_tokens(["?\n"])
     (mark,) = tokenizer.convert_tokens_to_ids(["?\n"])

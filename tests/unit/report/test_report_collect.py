@@ -24,7 +24,7 @@ def files(made: MadeRun) -> list[str]:
 def test_one_retriever_has_a_plain_table(tmp_path: Path) -> None:
     made = whole_run(tmp_path, ())
     report, page = written(made)
-    assert report.table.columns == ["method", "nDCG@10", "RR@10"]
+    assert report.table.columns == ["method", "nDCG@10", "RR@10", "steps"]
     assert [row[0] for row in report.table.rows] == ["BM25", "Zero-shot", "InPars", "SPTAR"]
     assert len(report.verdict) == 1 + 3
     assert report.verdict[0].startswith("In nDCG@10, SPTAR ")
@@ -38,7 +38,7 @@ def test_one_retriever_has_a_plain_table(tmp_path: Path) -> None:
 def test_several_retrievers_have_blocks(tmp_path: Path) -> None:
     made = whole_run(tmp_path, ("dpr", "colbert"))
     report, page = written(made)
-    assert report.table.columns == ["retriever", "method", "nDCG@10", "RR@10"]
+    assert report.table.columns == ["retriever", "method", "nDCG@10", "RR@10", "steps"]
     assert [row[:2] for row in report.table.rows] == [
         ["DPR", "BM25"],
         ["", "Zero-shot"],

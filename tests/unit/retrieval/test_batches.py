@@ -61,19 +61,19 @@ def test_hard_negatives_answer_no_query_of_their_batch(rows, batch_size, seed):
     st.integers(0, 3),
 )
 def test_any_pairs_are_dealt_out_without_conflict(pairs, positives, batch_size, seed):
-    batches = conflict_free_batches(pairs, positives, batch_size, seed, epoch=1)
+    batches = conflict_free_batches(pairs, positives, batch_size, seed, number=1)
     assert_sound(pairs, positives, batches, batch_size)
 
 
 def test_pairs_without_conflict_fill_their_batches():
     pairs = [(f"q{i}", f"d{i}") for i in range(100)]
-    batches = conflict_free_batches(pairs, {}, 32, seed=1, epoch=1)
+    batches = conflict_free_batches(pairs, {}, 32, seed=1, number=1)
     assert sorted(len(batch) for batch in batches) == [4, 32, 32, 32]
 
 
 def test_a_rest_of_one_gets_company():
     pairs = [(f"q{i}", f"d{i}") for i in range(33)]
-    batches = conflict_free_batches(pairs, {}, 32, seed=1, epoch=1)
+    batches = conflict_free_batches(pairs, {}, 32, seed=1, number=1)
     assert sorted(len(batch) for batch in batches) == [2, 31]
 
 
@@ -81,7 +81,7 @@ def test_a_rest_of_one_gets_company():
 def test_lone_pairs_remain_only_where_nothing_else_is_possible(seed):
     # Three pairs of query a can never meet; two others are free to go with two of them.
     pairs = [("a", 1), ("a", 2), ("a", 3), ("b", 4), ("c", 5)]
-    batches = conflict_free_batches(pairs, {}, 4, seed, epoch=1)
+    batches = conflict_free_batches(pairs, {}, 4, seed, number=1)
     assert_sound(pairs, {}, batches, 4)
     assert sorted(len(batch) for batch in batches) == [1, 2, 2]
 
@@ -93,14 +93,13 @@ def test_known_answers_that_are_no_pair_keep_pairs_apart():
     assert len(conflict_free_batches(pairs, {"b": {1}}, 2, 0, 1)) == 2
 
 
-def test_the_shuffle_is_named_by_seed_epoch_and_repeat():
+def test_the_shuffle_is_named_by_seed_and_number():
     pairs = [(i, i) for i in range(40)]
-    first = conflict_free_batches(pairs, {}, 8, seed=3, epoch=2)
-    assert first == conflict_free_batches(pairs, {}, 8, seed=3, epoch=2)
+    first = conflict_free_batches(pairs, {}, 8, seed=3, number=2)
+    assert first == conflict_free_batches(pairs, {}, 8, seed=3, number=2)
     others = [
-        conflict_free_batches(pairs, {}, 8, seed=4, epoch=2),
-        conflict_free_batches(pairs, {}, 8, seed=3, epoch=3),
-        conflict_free_batches(pairs, {}, 8, seed=3, epoch=2, repeat=1),
+        conflict_free_batches(pairs, {}, 8, seed=4, number=2),
+        conflict_free_batches(pairs, {}, 8, seed=3, number=3),
     ]
     assert all(other != first for other in others)
 

@@ -43,7 +43,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_run(recipe, tmp_path):
     result = train_retriever(
         TrainingData(PAIRS),
         DEV,
-        recipe(epochs=9, patience=2),
+        recipe(keep="best", epochs=9, patience=2),
         5,
         tmp_path / "out",
         Scripted(*scores),
@@ -65,12 +65,14 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_run(recipe, tmp_path):
     assert same(weights(tmp_path / "out"), weights(tmp_path / "two"))
 
 
-@pytest.mark.parametrize(("keep", "best_epoch"), [("best", 1), ("best_or_start", 0)])
-def test_the_start_is_kept_only_when_asked_for(recipe, tmp_path, tiny_encoder, keep, best_epoch):
+@pytest.mark.parametrize(("keep", "best_epoch"), [({"keep": "best"}, 1), ({}, 0)])
+def test_the_start_is_kept_where_no_epoch_beats_it(
+    recipe, tmp_path, tiny_encoder, keep, best_epoch
+):
     result = train_retriever(
         TrainingData(PAIRS),
         DEV,
-        recipe(keep=keep, epochs=2),
+        recipe(**keep, epochs=2),
         5,
         tmp_path / "out",
         Scripted(0.9, 0.8, 0.7),
@@ -82,6 +84,20 @@ def test_the_start_is_kept_only_when_asked_for(recipe, tmp_path, tiny_encoder, k
     assert np.array_equal(start, kept) == (best_epoch == 0)
     card = (tmp_path / "out" / "README.md").read_text()
     assert ("the untrained start" in card) == (best_epoch == 0)
+
+
+def test_no_training_stops_early_unless_asked_to(recipe, tmp_path):
+    """Twelve epochs without gain: with a patience, methods would take different numbers of steps."""
+    result = train_retriever(
+        TrainingData(PAIRS),
+        DEV,
+        recipe(epochs=12, batch_size=8),
+        5,
+        tmp_path / "out",
+        Scripted(0.9, *[0.1] * 12),
+        tmp_path / "state",
+    )
+    assert (len(result.history), result.best_epoch) == (12, 0)
 
 
 def test_without_dev_queries_the_last_epoch_is_kept(recipe, tmp_path):
@@ -97,18 +113,19 @@ def test_without_dev_queries_the_last_epoch_is_kept(recipe, tmp_path):
     assert (result.best_epoch, result.best_dev_score, result.start_dev_score) == (3, None, None)
 
 
-def test_small_sets_are_passed_several_times_in_an_epoch(recipe, tmp_path):
+def test_an_epoch_has_the_steps_that_were_asked_for(recipe, tmp_path):
     result = train_retriever(
         TrainingData(PAIRS),
         DEV,
-        recipe(epochs=2, min_steps_per_epoch=5),
+        recipe(epochs=2, steps_per_epoch=5),
         5,
         tmp_path / "out",
         Scripted(0, 1, 2),
         tmp_path / "state",
     )
-    assert [record.steps for record in result.history] == [6, 6]
-    assert result.steps == 12
+    assert [record.steps for record in result.history] == [5, 5]
+    assert result.steps == 10
+    assert "2 of 2 epochs, 10 steps in all." in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_lone_pairs_are_counted_and_change_nothing(recipe, tmp_path):
@@ -224,7 +241,7 @@ def test_a_language_model_is_a_start_too(recipe, tmp_path, tiny_models, shape):
     result = train_retriever(
         TrainingData(PAIRS),
         DEV,
-        recipe(start=str(tiny_models[shape]), epochs=8, batch_size=8, min_steps_per_epoch=6),
+        recipe(start=str(tiny_models[shape]), epochs=8, batch_size=8, steps_per_epoch=6),
         5,
         tmp_path / "out",
         reciprocal_rank,

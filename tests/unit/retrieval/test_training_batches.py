@@ -97,25 +97,59 @@ def test_shuffled_batches_keep_the_small_last_one():
     assert batches.of_epoch(2)[0] != first
 
 
-def test_shuffled_passes_are_joined():
-    batches, _ = shuffled(5, batch_size=2, min_steps_per_epoch=7).of_epoch(1)
-    assert [len(batch) for batch in batches] == [2, 2, 1, 2, 2, 1, 2, 2, 1]
-    passes = [[index for batch in batches[i : i + 3] for index in batch] for i in (0, 3, 6)]
+def test_epochs_of_so_many_steps_are_cut_from_passes_without_a_break():
+    """Three batches a pass, epochs of seven: pass 3 begins in the first and ends in the second."""
+    made = shuffled(5, batch_size=2, steps_per_epoch=7)
+    epochs = [made.of_epoch(number)[0] for number in (1, 2, 3)]
+    assert [len(epoch) for epoch in epochs] == [7, 7, 7]
+    joined = [batch for epoch in epochs for batch in epoch]
+    assert [len(batch) for batch in joined] == [2, 2, 1] * 7
+    passes = [[index for batch in joined[i : i + 3] for index in batch] for i in range(0, 21, 3)]
     assert all(sorted(one) == list(range(5)) for one in passes)
     assert len({tuple(one) for one in passes}) > 1
+    # An epoch follows from its number: a resumed run asks for a later one first.
+    for number in (3, 1, 2, 2):
+        again = shuffled(5, batch_size=2, steps_per_epoch=7)
+        assert again.of_epoch(number)[0] == epochs[number - 1]
+    # The same batches come in the same order, however they are cut into epochs.
+    other = shuffled(5, batch_size=2, steps_per_epoch=3)
+    assert [b for number in range(1, 8) for b in other.of_epoch(number)[0]] == joined
+    by_pass = shuffled(5, batch_size=2, steps_per_epoch="pass")
+    assert [b for number in range(1, 8) for b in by_pass.of_epoch(number)[0]] == joined
+
+
+def test_more_pairs_than_an_epoch_takes_are_all_seen_before_one_returns():
+    made = shuffled(40, batch_size=4, steps_per_epoch=3)
+    seen = [i for number in (1, 2, 3, 4) for batch in made.of_epoch(number)[0] for i in batch]
+    assert sorted(seen[:40]) == list(range(40))
+
+
+def test_lone_pairs_are_counted_once_for_each_pass():
+    """A pass has one batch, {q2, any of q1's}, and leaves two of q1's three pairs alone."""
+    texts = TrainingTexts.of([pair(1, 1), pair(1, 2), pair(1, 3), pair(2, 4)])
+    made = TrainingBatches(texts, None, TrainConfig(batch_size=4, steps_per_epoch=3), 3, Axes(int))
+    for number in (2, 1, 3):
+        batches, alone = made.of_epoch(number)
+        assert ([len(batch) for batch in batches], alone) == ([2, 2, 2], 6)
+
+
+@pytest.mark.parametrize("count", [3, 9, 40])
+def test_every_training_set_takes_the_same_number_of_steps(count):
+    made = shuffled(count, batch_size=4, steps_per_epoch=6)
+    assert [len(made.of_epoch(number)[0]) for number in (1, 2, 3)] == [6, 6, 6]
 
 
 def test_topics_come_from_the_query_vectors_encoded_once():
     pairs = [pair(n) for n in range(12)] + [pair(0, 50)]
     texts = TrainingTexts.of(pairs, [[document(99)]] * 13)
-    config = recipe(TrainConfig(batch_size=3, topics=3, min_steps_per_epoch=9), "tas_b")
+    config = recipe(TrainConfig(batch_size=3, topics=3, steps_per_epoch=9), "tas_b")
     model = Axes(lambda number: number % 3)
     scores = np.tile(np.array([1.0, 0.0], dtype=np.float32), (13, 1))
     batches = TrainingBatches(texts, scores, config, 3, model)
     assert model.asked == [[f"query {n}" for n in range(12)]]
     first, alone = batches.of_epoch(1)
     assert alone == 0
-    assert len(first) >= 9
+    assert len(first) == 9
     whole = [batch for batch in first if len(batch) == 3]
     assert whole
     number = [*range(12), 0]
