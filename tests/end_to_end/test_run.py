@@ -64,6 +64,21 @@ def test_every_method_is_scored_and_compared(
     assert (folder / "retrievers" / "sptar" / "model.safetensors").exists()
 
 
+def test_every_training_takes_the_same_number_of_steps(finished: Path) -> None:
+    """Two epochs of a pass over labels and 24 documents, four pairs a batch, whatever is kept."""
+    made = [
+        json.loads((path / "manifest.json").read_text()) for path in artefacts(finished, "train")
+    ]
+    assert len(made) == 4
+    assert len({item["summary"]["pairs"] for item in made}) > 1
+    pairs = [
+        json.loads((path / "manifest.json").read_text())["summary"]
+        for path in artefacts(finished, "pairs")
+    ]
+    (labels,) = {item["labels"] for item in pairs}
+    assert {item["summary"]["steps"] for item in made} == {2 * -(-(labels + 24) // 4)}
+
+
 def test_exactly_one_row_for_each_document_and_one_decision_for_each_row(finished: Path) -> None:
     for folder in artefacts(finished, "augment"):
         rows = [row for _, row in read_jsonl(folder / "weak_queries.jsonl")]

@@ -332,6 +332,27 @@ def test_artefacts_of_the_time_before_several_retrievers_are_still_found() -> No
     }
 
 
+def test_a_method_run_alone_has_the_training_that_it_has_among_others(build: Build) -> None:
+    """Its length follows from the split and the settings, not from what others kept."""
+    together = prints(build(), "train")
+    alone = [prints(build(methods=[name]), "train") for name in ("no_augmentation", "sptar")]
+    assert all(len(found) == 1 and found < together for found in alone)
+
+
+@pytest.mark.parametrize(("steps", "changes"), [("auto", True), (40, False), ("pass", False)])
+def test_more_weak_queries_lengthen_an_epoch_only_where_it_is_not_set(
+    build: Build, steps: str | int, changes: bool
+) -> None:
+    def graph(count: int) -> RunGraph:
+        return build(
+            methods=["no_augmentation"],
+            train={"steps_per_epoch": steps},
+            augment={"queries_per_document": count},
+        )
+
+    assert ("train" in moved(graph(1), graph(3))) == changes
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,51 @@ def test_what_differs_between_retrievers_is_shown_for_each(tmp_path: Path) -> No
     assert page.count("<h3>SPTAR, DPR</h3>") == 1
     assert page.count("<h3>SPTAR, ColBERT</h3>") == 1
     assert page.count("<h3>InPars</h3>") == 1
+
+
+def test_steps_and_kept_starts_stand_in_the_table_of_scores(tmp_path: Path) -> None:
+    made = whole_run(tmp_path, ("dpr", "colbert"))
+    # The training of SPTAR with ColBERT ends with its start, after fewer steps than InPars'.
+    kept = {"start_dev_score": 0.5, "best_dev_score": 0.5, "best_epoch": 0, "epochs": 2}
+    made.methods["sptar/colbert"]["train"] = made.artefact(
+        "train",
+        "kept0",
+        {**kept, "steps": 1000, "parameters": 5, "peak_memory_bytes": None},
+        {"train": {"retriever": "colbert"}},
+        {"history.json": [{"epoch": 1, "dev_score": 0.3}, {"epoch": 2, "dev_score": 0.4}]},
+    )
+    made.save()
+    report, page = written(made)
+    steps = {tuple(row[:2]): row[-1] for row in report.table.rows}
+    assert steps["DPR", "BM25"] == steps["", "Zero-shot"] == ""
+    assert [row[-1] for row in report.table.rows if row[1] == "SPTAR"] == [
+        "1,234",
+        "1,000 (start kept)",
+    ]
+    assert page.count('<td class="n">1,000 (start kept)</td>') == 1
+    assert (
+        "SPTAR, ColBERT: training did not help. The start encoder was kept, because no epoch was "
+        "better on dev than its 0.5000 (best epoch 0.4000)."
+    ) in page
+    assert (
+        "ColBERT: the methods were not trained equally long (InPars, ColBERT 1,234 steps, SPTAR, "
+        "ColBERT 1,000 steps)"
+    ) in page
+    assert "DPR: the methods were not trained" not in page
+    rows = list(csv.DictReader((report.page.parent / "scores.csv").read_text().splitlines()))
+    told = {(row["retriever"], row["method"]): (row["steps"], row["start kept"]) for row in rows}
+    assert told["dpr", "bm25"] == ("", "")
+    assert told["dpr", "sptar"] == ("1234", "no")
+    assert told["colbert", "sptar"] == ("1000", "yes")
+
+
+def test_steps_of_a_run_with_one_retriever(tmp_path: Path) -> None:
+    report, page = written(whole_run(tmp_path, ()))
+    assert [row[-1] for row in report.table.rows] == ["", "", "1,234", "1,234"]
+    assert '<th scope="col" class="n">Steps</th>' in page
+    assert "not trained equally long" not in page
+    rows = list(csv.DictReader((report.page.parent / "scores.csv").read_text().splitlines()))
+    assert [row["steps"] for row in rows] == ["", "", "1234", "1234"]
 
 
 def test_costs_of_each_training(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_any_pairs_are_dealt_out_without_conflict(rows, positives, batch_size, b
     keys = [(query, document) for query, document, _, _ in rows]
     topics = [topic for _, _, topic, _ in rows]
     margins = [margin for _, _, _, margin in rows]
-    batches = topic_batches(topics, margins, keys, positives, batch_size, bins, seed, epoch=1)
+    batches = topic_batches(topics, margins, keys, positives, batch_size, bins, seed, number=1)
     assert_sound(keys, positives, batches, batch_size)
 
 
@@ -212,7 +212,7 @@ def test_large_topics_keep_to_themselves_and_are_balanced(extra, batch_size, bin
     topics = np.repeat(np.arange(len(sizes)), sizes)
     margins = np.random.default_rng(seed).exponential(size=len(topics))
     keys = [(f"q{i}", f"d{i}") for i in range(len(topics))]
-    batches = topic_batches(topics, margins, keys, {}, batch_size, bins, seed, epoch=0)
+    batches = topic_batches(topics, margins, keys, {}, batch_size, bins, seed, number=0)
     assert_sound(keys, {}, batches, batch_size)
     of_topic: dict[int, list[list[int]]] = {}
     for batch in batches:
@@ -240,7 +240,7 @@ def test_balance_on_a_counted_example():
     margins = [0.0] + [1.0] * 11 + [4.0] * 6 + [10.0] * 5 + [12.0]
     keys = [(i, i) for i in range(24)]
     for seed in range(10):
-        batches = topic_batches([0] * 24, margins, keys, {}, 8, 4, seed, epoch=0)
+        batches = topic_batches([0] * 24, margins, keys, {}, 8, 4, seed, number=0)
         assert len(batches) == 3
         for batch in batches:
             assert Counter(int(margins[i] // 3.0001) for i in batch) == {0: 4, 1: 2, 3: 2}
@@ -252,7 +252,7 @@ def test_bins_belong_to_the_topic():
     margins = [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0] + [0.0, 0.0, 0.0, 0.0] + [100.0] * 4
     keys = [(i, i) for i in range(16)]
     for seed in range(20):
-        for batch in topic_batches(topics, margins, keys, {}, 4, 10, seed, epoch=0):
+        for batch in topic_batches(topics, margins, keys, {}, 4, 10, seed, number=0):
             assert sorted(margins[i] for i in batch) in ([0, 0, 1, 1], [0, 0, 100, 100])
 
 
@@ -260,7 +260,7 @@ def test_small_topics_are_joined_as_long_as_they_fit_together():
     topics = [0] * 3 + [1] * 3 + [2] * 2 + [3] * 8 + [4] * 5
     keys = [(i, i) for i in range(len(topics))]
     for seed in range(20):
-        batches = topic_batches(topics, [0.0] * 21, keys, {}, 8, 4, seed, epoch=0)
+        batches = topic_batches(topics, [0.0] * 21, keys, {}, 8, 4, seed, number=0)
         assert_sound(keys, {}, batches, 8)
         found = sorted(sorted({topics[i] for i in batch}) for batch in batches)
         assert found == [[0, 1, 2], [3], [4]]
@@ -271,7 +271,7 @@ def test_small_topics_are_joined_as_long_as_they_fit_together():
 def test_a_small_topic_without_partner_goes_where_there_is_room():
     topics = [0] * 6 + [1] * 2
     keys = [(i, i) for i in range(8)]
-    assert [len(b) for b in topic_batches(topics, [0.0] * 8, keys, {}, 8, 4, 0, epoch=0)] == [8]
+    assert [len(b) for b in topic_batches(topics, [0.0] * 8, keys, {}, 8, 4, 0, number=0)] == [8]
 
 
 def test_conflicts_within_a_topic_stay_in_the_topic():
@@ -286,7 +286,7 @@ def test_conflicts_within_a_topic_stay_in_the_topic():
             16,
             5,
             seed,
-            epoch=0,
+            number=0,
         )
         assert_sound(keys, {}, [b for b in batches if max(b) < 32], 16)
         assert all(len({index < 32 for index in batch}) == 1 for batch in batches)

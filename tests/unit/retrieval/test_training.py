@@ -87,7 +87,7 @@ def test_the_start_is_kept_where_no_epoch_beats_it(
 
 
 def test_no_training_stops_early_unless_asked_to(recipe, tmp_path):
-    """Twelve epochs without gain: with a patience, methods would take different numbers of steps."""
+    """Twelve epochs without gain: with a patience, methods would differ in their steps."""
     result = train_retriever(
         TrainingData(PAIRS),
         DEV,
