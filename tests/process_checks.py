@@ -8,10 +8,13 @@ import json
 import os
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+from sptar.blocks import Block
 from sptar.errors import DataError, ModelError
-from sptar.executors.torchrun import reporting
+from sptar.executors.processes import ProcessExecutor
+from sptar.executors.torchrun import launch, reporting
 from sptar.progress import SilentProgress
 
 WORDS = ["bees", "a sourdough starter", "frost", "the ferry", "glass of sand", "", "cork oaks"]
@@ -128,11 +131,37 @@ def together(folder):
 
 def wait(folder):
     with reporting() as progress:
+        (folder / "pid-launcher").write_text(str(os.getppid()))
         (folder / f"pid-{os.environ['RANK']}").write_text(str(os.getpid()))
-        while len(list(folder.glob("pid-*"))) < int(os.environ["WORLD_SIZE"]):
+        while len(list(folder.glob("pid-[0-9]"))) < int(os.environ["WORLD_SIZE"]):
             time.sleep(0.02)
         progress.message("All are here.")
         time.sleep(600)
+
+
+@dataclass(frozen=True)
+class Endless:
+    """A factory of workers that say that they are there and then work on for ever."""
+
+    folder: Path
+
+    def __call__(self):
+        def work(block):
+            (self.folder / f"pid-{block.number}").write_text(str(os.getpid()))
+            time.sleep(600)
+
+        return work
+
+
+def share(folder):
+    """A process whose workers are at work."""
+    blocks = [Block(number, number, number + 1) for number in range(2)]
+    ProcessExecutor(2, 1).share(blocks, Endless(folder), lambda block: None)
+
+
+def launch_wait(folder):
+    """A process that has started torchrun."""
+    launch("process_checks", ["wait", str(folder)], 2, folder / "folder")
 
 
 def crash(folder):
@@ -198,7 +227,16 @@ def train_from_outside(folder):
     with_others(command)
 
 
-CHECKS = (together, wait, crash, end_badly, train_jobs, train_from_outside)
+CHECKS = (
+    together,
+    wait,
+    crash,
+    end_badly,
+    train_jobs,
+    train_from_outside,
+    share,
+    launch_wait,
+)
 
 if __name__ == "__main__":
     checks = {check.__name__: check for check in CHECKS}

@@ -27,6 +27,7 @@ LAYERS = (
         "wording",
         "workspace",
         "blocks",
+        "locks",
         "executors",
         "memory",
         "positions",

@@ -6,16 +6,26 @@ file under an old name is another one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from sptar.errors import DataError, ModelError
-from sptar.io import read_json, write_json
+from sptar.io import read_sealed, write_sealed
 from sptar.packaged import refuse_missing
 
-__all__ = ["HashCache", "hash_json", "model_identity"]
+__all__ = [
+    "HashCache",
+    "Stamp",
+    "changed_meanwhile",
+    "hash_json",
+    "model_identity",
+    "stamp_of",
+]
 
 _CHUNK = 1 << 22
 
@@ -38,30 +48,67 @@ def _hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+Stamp = tuple[int, int, int, int]
+"""Size, times of the last change of content and of the file's entry in nanoseconds, its number."""
+
+_SMALL = 1 << 20
+"""Files up to this size are read each time: a stamp is coarser than a quick edit."""
+_SETTLED = 2_000_000_000
+"""Nanoseconds after its last change from which on a file's stamp is trusted: within one tick of the
+clock (2 s on some file systems) a further change would leave the same stamp."""
+_TRIES = 5
+
+
+def stamp_of(path: Path) -> Stamp:
+    """What changes whenever a file does. Nobody can set the time of the entry by hand."""
+    status = path.stat()
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
 class HashCache:
-    """Hashes files once: a file with the same path, size and time stamp is not read again."""
+    """Hashes of files and folders.
+
+    A large file is read once: while its stamp stays, its hash is remembered, also in the file
+    ``path`` for later processes. Where that cannot be written or read, nothing is lost but time.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
-        self._known: dict[str, list[Any]] = {}
-        if path is not None and path.exists():
-            try:
-                self._known = read_json(path)
-            except DataError:
-                self._known = {}
+        self._seen: dict[str, str] = {}
+        self._known: dict[str, tuple[Stamp, str]] = {} if path is None else _read_cache(path)
 
     def file(self, path: str | Path) -> str:
-        """SHA-256 of a file's bytes."""
+        """SHA-256 of a file's bytes.
+
+        Raises:
+            DataError: the file keeps changing while it is read.
+        """
         path = Path(path).resolve()
-        stamp = path.stat()
-        known = self._known.get(str(path))
-        if known is not None and known[:2] == [stamp.st_size, stamp.st_mtime_ns]:
-            return str(known[2])
-        digest = _hash_file(path)
-        self._known[str(path)] = [stamp.st_size, stamp.st_mtime_ns, digest]
-        if self._path is not None:
-            write_json(self._path, self._known)
+        for _ in range(_TRIES):
+            stamp = stamp_of(path)
+            known = self._known.get(str(path))
+            if known is not None and known[0] == stamp:
+                return known[1]
+            digest = _hash_file(path)
+            if stamp_of(path) == stamp:
+                break
+        else:
+            raise DataError(
+                "the file changes while it is read.",
+                path=path,
+                hint="Wait until nothing writes it any more, then run again.",
+            )
+        if stamp[0] > _SMALL and time.time_ns() - max(stamp[1], stamp[2]) > _SETTLED:
+            self._known[str(path)] = (stamp, digest)
+            self._save()
         return digest
+
+    def _save(self) -> None:
+        if self._path is None:
+            return
+        # A folder that is only read serves as well as before.
+        with contextlib.suppress(OSError):
+            write_sealed(self._path, {"files": self._known})
 
     def folder(self, path: str | Path) -> str:
         """SHA-256 over names and bytes of all files below a folder, hidden ones left out."""
@@ -82,12 +129,50 @@ class HashCache:
         """
         path = Path(path)
         if path.is_dir():
-            return self.folder(path)
-        if path.is_file():
-            return self.file(path)
-        raise DataError(
-            "there is no such file or folder.", path=path, hint="Check the path in the config."
-        )
+            found = self.folder(path)
+        elif path.is_file():
+            found = self.file(path)
+        else:
+            raise DataError(
+                "there is no such file or folder.",
+                path=path,
+                hint="Check the path in the config.",
+            )
+        self._seen.setdefault(str(path.resolve()), found)
+        return found
+
+    def refuse_changes(self, paths: Iterable[str | Path]) -> None:
+        """Make sure that what was hashed of these still holds what it held then.
+
+        A name that stands for no file or folder here (a model of the hub) is passed over.
+
+        Raises:
+            DataError: one of them has changed or is gone.
+        """
+        for path in (Path(name).expanduser() for name in paths):
+            before = self._seen.get(str(path.resolve()))
+            if before is not None and (not path.exists() or self.content(path) != before):
+                raise changed_meanwhile(path)
+
+
+def changed_meanwhile(path: str | Path) -> DataError:
+    """The error for an input that is not what it was when a run began."""
+    return DataError(
+        "this has changed since the run began; what was being made from it is not kept.",
+        path=path,
+        hint="Run again when nothing writes it any more.",
+    )
+
+
+def _read_cache(path: Path) -> dict[str, tuple[Stamp, str]]:
+    try:
+        files = read_sealed(path)["files"]
+        return {
+            str(name): ((int(size), int(content), int(entry), int(number)), str(digest))
+            for name, ((size, content, entry, number), digest) in files.items()
+        }
+    except (OSError, DataError, AttributeError, KeyError, TypeError, ValueError):
+        return {}  # it is only slower
 
 
 def model_identity(name: str, revision: str | None, cache: HashCache) -> str:
@@ -98,7 +183,7 @@ def model_identity(name: str, revision: str | None, cache: HashCache) -> str:
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        return "folder:" + cache.folder(path)
+        return "folder:" + cache.content(path)
     refuse_missing(name)
     if path.is_absolute() or name.startswith(".") or name.count("/") > 1 or not name:
         raise ModelError(

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import json
 import lzma
 import math
 import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,16 +29,22 @@ __all__ = [
     "atomic_write_text",
     "lines",
     "open_binary",
+    "publish",
     "read_json",
     "read_jsonl",
     "read_qrels",
     "read_run",
+    "read_sealed",
+    "temporary_path",
     "to_json",
     "write_json",
     "write_jsonl",
     "write_qrels",
     "write_run",
+    "write_sealed",
 ]
+
+_SEAL = "seal"
 
 
 def _sync(path: Path) -> None:
@@ -48,22 +56,39 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; on success it is synced and renamed to ``path``.
+def temporary_path(path: str | Path) -> Iterator[Path]:
+    """Give a path beside ``path`` that nobody else has; what lies there at the end is removed.
 
-    On an error the temporary file is removed and ``path`` stays as it was. The temporary name
-    keeps the suffix, so that libraries which look at it write the right format.
+    The name keeps the suffix, so that libraries which look at it write the right format. Process
+    numbers alone would meet one another where machines or containers share a folder.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.unfinished.{path.name}")
+    mark = f"{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{mark}.unfinished.{path.name}")
     try:
         yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a file that is written its name: it is on disk before, and its name is afterwards."""
+    _sync(temporary)
+    temporary.replace(path)
+    _sync(path.parent)
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; on success it is synced and renamed to ``path``.
+
+    On an error the temporary file is removed and ``path`` stays as it was.
+    """
+    path = Path(path)
+    with temporary_path(path) as temporary:
+        yield temporary
+        publish(temporary, path)
 
 
 def atomic_write_bytes(path: str | Path, content: bytes) -> None:
@@ -96,8 +121,34 @@ def read_json(path: str | Path) -> Any:
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 text (byte {error.start + 1}).", path=path) from None
     except json.JSONDecodeError as error:
         raise DataError(f"not valid JSON: {error.msg}.", path=path, line=error.lineno) from None
+
+
+def write_sealed(path: str | Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with a SHA-256 over itself, atomically."""
+    atomic_write_text(path, _sealed(value))
+
+
+def _sealed(value: Mapping[str, Any]) -> str:
+    seal = hashlib.sha256(to_json(value, indent=2).encode("utf-8")).hexdigest()
+    return to_json({**value, _SEAL: seal}, indent=2) + "\n"
+
+
+def read_sealed(path: str | Path) -> dict[str, Any]:
+    """Read what :func:`write_sealed` wrote; no byte of it may have changed.
+
+    Raises:
+        DataError: it has, or the file never was sealed.
+    """
+    value = read_json(path)
+    if isinstance(value, dict):
+        value.pop(_SEAL, None)
+        if Path(path).read_bytes() == _sealed(value).encode("utf-8"):
+            return value
+    raise DataError("the file has changed since it was written.", path=path)
 
 
 def open_binary(path: str | Path) -> BinaryIO:

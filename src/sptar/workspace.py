@@ -1,29 +1,37 @@
 """Where artefacts live: a folder each, named by a fingerprint of everything that caused it.
 
 An artefact is finished when its manifest, written last, is there; anything else in its folder is
-the unfinished work of a killed run, which the step may take up again. Nothing outside this module
+the unfinished work of a killed run, which the step may take up again. The manifest holds a SHA-256
+of each file, and a seal over itself: what is read is what was written. Nothing outside this module
 makes up a path below the work folder.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sptar.errors import DataError, WorkspaceError
-from sptar.identity import HashCache, hash_json
-from sptar.io import read_json, write_json
+from sptar.identity import HashCache, Stamp, hash_json, stamp_of
+from sptar.io import read_json, read_sealed, write_sealed
+from sptar.locks import hold, refuse_link
 
 __all__ = ["Artefact", "Manifest", "Workspace", "fingerprint"]
 
 MANIFEST = "manifest.json"
 PARTIAL = "unfinished"
+
+_READ_EACH_TIME = 64 << 20
+"""Bytes of an artefact up to which every process that reads it hashes it once, at more than a
+gigabyte a second. Of larger ones a file is hashed again when its stamp has changed."""
+_checked: dict[Path, Stamp] = {}
+"""Files whose content this process has compared with its hash, and the stamp that they had."""
 
 
 def fingerprint(
@@ -58,6 +66,8 @@ class Manifest:
     resumed: bool
     finished_at: str
     versions: dict[str, str] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each file; empty in manifests of the time before they were kept."""
 
 
 @dataclass(frozen=True)
@@ -73,18 +83,71 @@ class Artefact:
         return self.manifest.fingerprint
 
     def path(self, name: str) -> Path:
-        """Path of one of its files or folders.
+        """Path of one of its files or folders, to be read: the content is compared with its hash.
 
         Raises:
-            WorkspaceError: the artefact has no such file.
+            WorkspaceError: the artefact has no such file, or another content than it was made with.
         """
         path = self.folder / name
         if not path.exists():
-            raise WorkspaceError(
-                f"The artefact {self.folder} has lost its file '{name}'.",
-                hint="Remove that folder and run again; it is made anew.",
-            )
+            raise self._damaged(name, "is missing")
+        stamps = {
+            file: self._stamp(file)
+            for file in self.manifest.hashes
+            if file == name or file.startswith(f"{name}/")
+        }
+        unread = [file for file in stamps if _checked.get(self.folder / file) != stamps[file]]
+        if unread:
+            small = sum(self.manifest.files.values()) <= _READ_EACH_TIME
+            cache = HashCache(None if small else _hash_file(self.folder.parents[1]))
+            for file in unread:
+                if cache.file(self.folder / file) != self.manifest.hashes[file]:
+                    raise self._damaged(file, "has changed since it was written")
+                _checked[self.folder / file] = stamps[file]
         return path
+
+    def _stamp(self, file: str) -> Stamp:
+        try:
+            return stamp_of(self.folder / file)
+        except OSError:
+            raise self._damaged(file, "is missing") from None
+
+    def _damaged(self, file: str, how: str) -> WorkspaceError:
+        return WorkspaceError(
+            f"The artefact {self.folder} is damaged: '{file}' {how}.",
+            hint="Remove that folder and run again; it is made anew.",
+        )
+
+    def faults(self) -> list[str]:
+        """What is not as it was written, every file read anew; a few words for each."""
+        hashes = self.manifest.hashes
+        if not hashes and self.manifest.files:
+            return ["cannot be verified: it was made before hashes of files were kept"]
+        there = {path.relative_to(self.folder).as_posix(): path for path in _files_of(self.folder)}
+        found = []
+        for name, digest in hashes.items():
+            if name not in there:
+                found.append(f"'{name}' is missing")
+            else:
+                try:
+                    if HashCache().file(there[name]) != digest:
+                        found.append(f"'{name}' has changed since it was written")
+                except OSError as error:
+                    found.append(f"'{name}' cannot be read ({error.strerror})")
+        strangers = sorted(there.keys() - hashes.keys())
+        return [*found, *(f"'{name}' does not belong to it" for name in strangers)]
+
+
+def _files_of(folder: Path) -> Iterator[Path]:
+    """The files of a finished artefact, in order: not its manifest, nor what a killed run left."""
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and parts[0] not in (PARTIAL, MANIFEST) and not parts[-1].startswith("."):
+            yield path
+
+
+def _hash_file(root: Path) -> Path:
+    return root / "cache" / "hashes.json"
 
 
 class Workspace:
@@ -93,10 +156,10 @@ class Workspace:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
 
-    @property
+    @cached_property
     def hashes(self) -> HashCache:
         """Cache of file hashes that belongs to this workspace."""
-        return HashCache(self.root / "cache" / "hashes.json")
+        return HashCache(_hash_file(self.root))
 
     def folder(self, step: str, identity: str) -> Path:
         """Folder of an artefact, finished or not."""
@@ -122,58 +185,78 @@ class Workspace:
         """The finished artefact, or None.
 
         Raises:
-            WorkspaceError: its manifest is there but a file is missing or has another size.
+            WorkspaceError: its manifest is there but damaged, or a file is missing or has another
+                size.
         """
         folder = self.folder(step, identity)
         if not (folder / MANIFEST).exists():
             return None
-        try:
-            manifest = Manifest(**read_json(folder / MANIFEST))
-        except (DataError, TypeError):
-            raise WorkspaceError(
-                f"The manifest of {folder} cannot be read.",
-                hint="Remove that folder and run again; it is made anew.",
-            ) from None
-        for name, size in manifest.files.items():
+        self._refuse_links(folder)
+        artefact = self._open(folder)
+        if (artefact.manifest.step, artefact.fingerprint) != (step, identity):
+            raise artefact._damaged(MANIFEST, "belongs to another artefact")
+        for name, size in artefact.manifest.files.items():
             path = folder / name
-            if not path.is_file() or path.stat().st_size != size:
-                raise WorkspaceError(
-                    f"The artefact {folder} is damaged: '{name}' is missing or has changed.",
-                    hint="Remove that folder and run again; it is made anew.",
-                )
-        return Artefact(folder, manifest)
+            if not path.is_file():
+                raise artefact._damaged(name, "is missing")
+            if path.stat().st_size != size:
+                raise artefact._damaged(name, "has changed since it was written")
+        return artefact
+
+    @staticmethod
+    def _open(folder: Path) -> Artefact:
+        return Artefact(folder, _read_manifest(folder / MANIFEST))
+
+    @staticmethod
+    def _refuse_links(folder: Path) -> None:
+        """An artefact behind a link would be emptied or written somewhere else."""
+        for path in (folder.parent, folder, folder / PARTIAL):
+            refuse_link(path)
+
+    def begin(self, step: str, identity: str) -> Path:
+        """The folder to fill, made if it is not there.
+
+        Raises:
+            WorkspaceError: it is a symbolic link, or lies behind one of the work folder's.
+        """
+        folder = self.folder(step, identity)
+        self._refuse_links(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     @contextmanager
     def lock(self, step: str, identity: str) -> Iterator[None]:
         """Hold the right to write an artefact; freed by the system when the process dies.
 
         Raises:
-            WorkspaceError: another process holds it.
+            WorkspaceError: another process holds it, or workers of one are still writing.
         """
-        path = self.root / "locks" / f"{step}-{identity}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+") as stream:
-            try:
-                import fcntl
-            except ImportError:  # no such locks on Windows: the last writer's rename wins
-                yield
-                return
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                stream.seek(0)
-                owner = stream.read().strip() or "unknown"
-                raise WorkspaceError(
-                    f"Another process ({owner}) is making '{step}' in {self.root}.",
-                    hint="Wait for it, or give this run its own --work folder.",
-                ) from None
-            stream.truncate(0)
-            stream.write(str(os.getpid()))
-            stream.flush()
-            try:
-                yield
-            finally:
-                fcntl.flock(stream, fcntl.LOCK_UN)
+        with hold(self.folder(step, identity), f"'{step}' in {self.root}"):
+            yield
+
+    def artefacts(self) -> Iterator[Path]:
+        """Folders of all artefacts, finished or not, in the order of their names."""
+        refuse_link(self.root / "artefacts")
+        for folder in sorted((self.root / "artefacts").glob("*")):
+            if folder.is_dir() and not folder.name.startswith("."):
+                yield folder
+
+    def is_finished(self, folder: Path) -> bool:
+        """Whether one of these folders holds a finished artefact."""
+        return (folder / MANIFEST).exists()
+
+    def faults(self, folder: Path) -> list[str]:
+        """What of a finished artefact is not as it was written; a few words for each fault."""
+        step, _, identity = folder.name.rpartition("-")
+        try:
+            self._refuse_links(folder)
+            artefact = self._open(folder)
+        except WorkspaceError as error:
+            return [error.message]
+        found = artefact.faults()
+        if (artefact.manifest.step, artefact.fingerprint) != (step, identity):
+            found.append(f"'{MANIFEST}' belongs to another artefact")
+        return found
 
     def finish(
         self,
@@ -188,26 +271,45 @@ class Workspace:
         resumed: bool,
         versions: Mapping[str, str],
     ) -> Artefact:
-        """Clear unfinished work away, write the manifest last and return the artefact."""
+        """Write the manifest last, clear unfinished work away and return the artefact.
+
+        In this order: a process that is killed between the two has finished all the same.
+        """
         folder = self.folder(step, identity)
-        shutil.rmtree(folder / PARTIAL, ignore_errors=True)
-        files = {
-            path.relative_to(folder).as_posix(): path.stat().st_size
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name != MANIFEST
-        }
+        files = {path.relative_to(folder).as_posix(): path for path in _files_of(folder)}
+        hashes = {}
+        for name, path in files.items():
+            stamp = stamp_of(path)
+            hashes[name] = self.hashes.file(path)
+            _checked[path] = stamp
         manifest = Manifest(
             step=step,
             version=version,
             fingerprint=identity,
             settings=dict(settings),
             inputs=dict(inputs),
-            files=files,
+            files={name: path.stat().st_size for name, path in files.items()},
             summary=dict(summary),
             seconds=round(seconds, 3),
             resumed=resumed,
             finished_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             versions=dict(versions),
+            hashes=hashes,
         )
-        write_json(folder / MANIFEST, asdict(manifest))
+        write_sealed(folder / MANIFEST, asdict(manifest))
+        shutil.rmtree(folder / PARTIAL, ignore_errors=True)
         return Artefact(folder, manifest)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    """A manifest as it was written; one from before they were sealed as it is."""
+    try:
+        value = read_json(path)
+        if not (isinstance(value, dict) and "hashes" not in value):
+            value = read_sealed(path)
+        return Manifest(**value)
+    except (DataError, TypeError):
+        raise WorkspaceError(
+            f"The manifest of {path.parent} is damaged.",
+            hint="Remove that folder and run again; it is made anew.",
+        ) from None

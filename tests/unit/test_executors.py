@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from alive import assert_all_end, numbers_written
 from sptar.blocks import Block, JsonlBlocks
 from sptar.errors import DataError, WorkspaceError
 from sptar.executors.local import LocalExecutor
@@ -31,6 +34,7 @@ class Squares:
     times: int = 1
     seconds: float = 0.0
     broken: int | None = None
+    error: Exception | None = None
 
     def __call__(self):
         blocks = JsonlBlocks.open(self.folder, items=self.items, block_size=3)
@@ -39,7 +43,7 @@ class Squares:
             with (self.folder / f"tries-{block.number}").open("a") as stream:
                 stream.write(f"{os.getpid()}\n")
             if block.number == self.broken:
-                raise DataError("this block is broken.")
+                raise self.error or DataError("this block is broken.")
             if block.number == self.suicide:
                 tries = (self.folder / f"tries-{block.number}").read_text().count("\n")
                 if tries <= self.times:
@@ -97,6 +101,59 @@ def test_a_block_that_kills_every_worker_is_given_up(tmp_path):
 def test_the_error_of_a_worker_is_the_error_of_the_run(tmp_path):
     with pytest.raises(DataError, match="this block is broken"):
         done_by(ProcessExecutor(2, 1), Squares(tmp_path / "p", 10, broken=2))
+
+
+def test_a_worker_that_dies_while_it_has_nothing_to_do(expected, tmp_path):
+    """It was free to be given the next block: that one goes to another worker."""
+    factory = Squares(tmp_path / "p", 10)
+    blocks = JsonlBlocks.open(factory.folder, items=10, block_size=3)
+    done = []
+
+    def kill_its_worker(block: Block) -> None:
+        done.append(block.number)
+        pid = int((factory.folder / f"tries-{block.number}").read_text())
+        os.kill(pid, signal.SIGKILL)
+        assert_all_end([pid])
+
+    ProcessExecutor(1, 1).share(blocks.missing(), factory, kill_its_worker)
+    assert sorted(done) == [0, 1, 2, 3]
+    blocks.join(factory.folder / "joined.jsonl")
+    assert (factory.folder / "joined.jsonl").read_bytes() == expected
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "no space", "x"), MemoryError("none")])
+def test_what_a_worker_lacks_is_no_bug(tmp_path, error):
+    with pytest.raises(type(error), match=str(error.args[-1])) as raised:
+        done_by(ProcessExecutor(1, 1), Squares(tmp_path / "p", 10, broken=0, error=error))
+    assert getattr(raised.value, "errno", None) == getattr(error, "errno", None)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_the_process_that_started_them(tmp_path, how):
+    parent = subprocess.Popen([sys.executable, "-m", "process_checks", "share", tmp_path])
+    try:
+        pids = numbers_written(tmp_path, 2, parent)
+    finally:
+        parent.send_signal(how)
+        parent.wait()
+    assert_all_end(pids)
+
+
+def test_workers_end_also_where_the_system_kills_nobody(tmp_path):
+    """The thread that waits for the parent does it alone."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nsys.platform = 'elsewhere'\nfrom pathlib import Path\n"
+        "from process_checks import share\n"
+        "if __name__ == '__main__':\n    share(Path(sys.argv[1]))\n"
+    )
+    parent = subprocess.Popen([sys.executable, script, tmp_path])
+    try:
+        pids = numbers_written(tmp_path, 2, parent)
+    finally:
+        parent.kill()
+        parent.wait()
+    assert_all_end(pids)
 
 
 def test_processes_get_their_threads_and_leave_the_environment_alone(tmp_path, monkeypatch):

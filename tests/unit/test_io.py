@@ -18,10 +18,12 @@ from sptar.io import (
     read_jsonl,
     read_qrels,
     read_run,
+    read_sealed,
     write_json,
     write_jsonl,
     write_qrels,
     write_run,
+    write_sealed,
 )
 
 
@@ -33,6 +35,38 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         raise RuntimeError
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_any_changed_byte_breaks_a_seal(tmp_path: Path) -> None:
+    path = tmp_path / "sealed.json"
+    value = {"é": [1, 0.1, None, {"x": "y"}], "1": True}
+    write_sealed(path, value)
+    assert read_sealed(path) == value
+    content = path.read_bytes()
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        path.write_bytes(bytes(changed))
+        with pytest.raises(DataError):
+            read_sealed(path)
+    write_json(path, value)
+    with pytest.raises(DataError, match="has changed since it was written"):
+        read_sealed(path)
+
+
+def test_json_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(DataError, match="not UTF-8 text"):
+        read_json(path)
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a") as one, atomic_path(tmp_path / "a") as other:
+        assert one != other
+        one.write_text("1")
+        other.write_text("2")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_broken_json_names_file_and_line(tmp_path: Path) -> None:

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from alive import assert_all_end, numbers_written
 from sptar.errors import WorkspaceError
 from sptar.executors.torchrun import launch, launched_from_outside
 from sptar.progress import RecordedProgress
-
-
-def is_alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # A dead child that nobody has asked for yet still has its number.
-    status = Path(f"/proc/{pid}/stat")
-    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_an_interrupt_ends_all_processes(tmp_path):
@@ -33,11 +24,18 @@ def test_an_interrupt_ends_all_processes(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         launch("process_checks", ["wait", str(tmp_path)], 2, tmp_path / "folder", Interrupted())
-    pids = [int((tmp_path / f"pid-{rank}").read_text()) for rank in range(2)]
-    deadline = time.monotonic() + 10
-    while any(map(is_alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(map(is_alive, pids))
+    assert_all_end([int(file.read_text()) for file in tmp_path.glob("pid-*")])
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_nobody_is_left_when_the_caller_ends(tmp_path, how):
+    caller = subprocess.Popen([sys.executable, "-m", "process_checks", "launch_wait", tmp_path])
+    try:
+        pids = numbers_written(tmp_path, 3, caller)
+    finally:
+        caller.send_signal(how)
+        caller.wait()
+    assert_all_end(pids)
 
 
 def test_a_process_ends_when_the_one_that_launched_it_is_gone(tmp_path):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import typer
 
@@ -21,6 +24,7 @@ from sptar.cli import (
     search,
     status,
     step_verbs,
+    verify,
 )
 from sptar.errors import SptarError
 
@@ -50,6 +54,7 @@ def _options(
 application.command("run")(run.run)
 application.command("plan")(plan.plan)
 application.command("status")(status.status)
+application.command("verify")(verify.verify)
 step_verbs.register(application)
 application.command("compare")(compare.compare)
 application.command("fuse")(fuse.fuse)
@@ -73,13 +78,72 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _interrupted() -> int:
+def _interrupted(signals: Sequence[int]) -> int:
     _say("Stopped. Type the same command again to go on where it stopped.")
-    return _INTERRUPTED
+    return 128 + signals[0] if signals else _INTERRUPTED
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[list[int]]:
+    """SIGTERM (a request to end) and SIGHUP (the terminal is gone) stop a command as Ctrl-C does.
+
+    Gives the signals that came. One that is ignored (``nohup``) stays so, and a second one does not
+    disturb the cleaning up after the first.
+    """
+    came: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        came.append(number)
+        if len(came) == 1:
+            raise KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                before[number] = signal.signal(number, stop)
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _output_is_gone() -> bool:
+    """Whether nobody reads what is printed (``| head``); a pipe to a worker is another matter."""
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            # Typer puts a wrapper around both that says nothing of such a pipe.
+            getattr(stream, "wrapped", stream).flush()
+    except BrokenPipeError:
+        return True
+    return False
+
+
+def _broken_pipe(error: BrokenPipeError) -> int:
+    if not _output_is_gone():
+        return _lacking(str(error))
+    sys.stderr.close()
+    return 0
+
+
+def _lacking(what: str) -> int:
+    _say(f"Error: {what}. Mend that and type the same command again: finished work is kept.")
+    return 2
 
 
 def run_application(arguments: Sequence[str]) -> int:
-    """Run the command line; returns the exit code (0 done, 1 a bug, 2 a user's error)."""
+    """Run the command line; returns the exit code.
+
+    0 done, 1 a bug (or what a check looked for was found), 2 a user's error, 130 stopped by Ctrl-C,
+    143 by a request to end, 129 with its terminal.
+    """
+    with _stopped_by_signals() as signals:
+        return _run(arguments, signals)
+
+
+def _run(arguments: Sequence[str], signals: Sequence[int]) -> int:
     _quiet_libraries()
     debug = "--debug" in arguments
     # The option may stand anywhere: people add it to the end of the line that failed.
@@ -87,25 +151,27 @@ def run_application(arguments: Sequence[str]) -> int:
     try:
         result = application(args=arguments, prog_name="sptar", standalone_mode=False)
         # Typer turns an interrupt into this number before it can be caught.
-        return _interrupted() if result == _INTERRUPTED else int(result or 0)
+        return _interrupted(signals) if result == _INTERRUPTED else int(result or 0)
     except typer.Exit as leave:
-        return _interrupted() if leave.exit_code == _INTERRUPTED else int(leave.exit_code)
+        return _interrupted(signals) if leave.exit_code == _INTERRUPTED else int(leave.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        return _interrupted()
+        return _interrupted(signals)
+    except SystemExit as leave:
+        # Typer leaves without a word when it meets any pipe that is broken.
+        if not isinstance(leave.__context__, BrokenPipeError):
+            raise
+        return _broken_pipe(leave.__context__)
     except SptarError as error:
         if debug:
             raise
         _say(f"Error: {error}")
         return 2
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
     except (OSError, MemoryError) as error:
+        if isinstance(error, BrokenPipeError):
+            return _broken_pipe(error)
         if debug:
             raise
-        what = str(error) or "there is not enough memory"
-        _say(f"Error: {what}. Mend that and type the same command again: finished work is kept.")
-        return 2
+        return _lacking(str(error) or "there is not enough memory")
     except Exception as error:
         # Wrong words on the command line: typer's own click and the separate package raise classes
         # of different names that look the same.

@@ -32,13 +32,13 @@ class _Actor:
     def ready(self) -> None:
         """Answer as soon as the actor runs."""
 
-    def work(self, block: Block) -> SptarError | None:
-        """Do a block; an error that a person should read is returned, not raised."""
+    def work(self, block: Block) -> SptarError | OSError | None:
+        """Do a block; an error that a person can mend is returned, not raised."""
         try:
             if self._work is None:
                 self._work = self._factory()
             self._work(block)
-        except SptarError as error:
+        except (SptarError, OSError) as error:
             return error
         return None
 

@@ -1,8 +1,10 @@
 """Starts processes that belong together with torchrun, and hears of them: progress and errors.
 
-Everything passes through files of one folder, so it does not matter what libraries print. The
-processes read from a pipe that this one holds open: when it dies, however it dies, they end too,
-and nobody goes on writing where the next run will write.
+Everything passes through files of one folder, so it does not matter what libraries print. Torchrun
+and its processes read from a pipe that this one holds open: when it dies, however it dies, they end
+too, and nobody goes on writing where the next run will write.
+
+Run as a module this is torchrun itself, with such a lifeline.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from typing import Any
 
 import sptar.errors
 from sptar.errors import SptarError, WorkspaceError
+from sptar.executors.lifeline import end_with_standard_input
 from sptar.io import atomic_write_text, read_json, to_json
 from sptar.progress import silent
 from sptar.types import Progress
@@ -29,6 +31,8 @@ __all__ = ["launch", "launched_from_outside", "reporting"]
 
 _FOLDER = "SPTAR_LAUNCH_FOLDER"
 """Environment variable that tells a process that it was started here, and where to report."""
+_LAUNCHER = "SPTAR_LAUNCHER"
+"""Environment variable with the number of the process that starts torchrun."""
 _PROGRESS = "progress.jsonl"
 _LOG = "output.log"
 _POLL = 0.1
@@ -62,11 +66,11 @@ def launch(
     folder.mkdir(parents=True, exist_ok=True)
     for old in (*folder.glob("error-*.json"), folder / _PROGRESS):
         old.unlink(missing_ok=True)
-    environment = {**os.environ, _FOLDER: str(folder.resolve())}
+    environment = {**os.environ, _FOLDER: str(folder.resolve()), _LAUNCHER: str(os.getpid())}
     # Torchrun would give each process a single thread.
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *(sys.executable, "-m", __name__, "--standalone"),
         # The name of a machine on no network may not be found.
         *("--local-addr", "127.0.0.1", "--nproc-per-node", str(count), "-m", module, *arguments),
     ]
@@ -174,7 +178,7 @@ def reporting() -> Iterator[Progress]:
     """
     folder = Path(os.environ[_FOLDER])
     rank = int(os.environ["RANK"])
-    threading.Thread(target=_end_with_the_launch, daemon=True).start()
+    end_with_standard_input()
     try:
         yield _FileProgress(folder / _PROGRESS) if rank == 0 else silent
     except SptarError as error:
@@ -194,7 +198,12 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-def _end_with_the_launch() -> None:
-    while os.read(sys.stdin.fileno(), 1):
-        pass
-    os._exit(1)
+def _torchrun() -> None:
+    from torch.distributed.run import main
+
+    end_with_standard_input(int(os.environ[_LAUNCHER]))
+    main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    _torchrun()

@@ -74,6 +74,11 @@ class AugmentStep(Step):
             inputs["tune"] = self.tuned
         return inputs
 
+    @property
+    def outside(self) -> Sequence[str]:
+        """The model, which a hosted one is not."""
+        return () if self.llm.backend == "openai" else (self.llm.name,)
+
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Generate the missing blocks and join all of them."""
         positions = open_split(inputs, context).augment
@@ -81,6 +86,7 @@ class AugmentStep(Step):
             output.unfinished / "blocks",
             items=len(positions),
             block_size=self.augment.block_size,
+            rows_per_item=self.augment.queries_per_document,
         )
         run_blocks(self, blocks.missing(), output, inputs, context, "Writing weak queries", "docs")
         blocks.join(output.path("weak_queries.jsonl"))
@@ -109,6 +115,7 @@ class AugmentStep(Step):
             output.unfinished / "blocks",
             items=len(positions),
             block_size=self.augment.block_size,
+            rows_per_item=self.augment.queries_per_document,
         )
         log = AnswerLog()
         generator = self.generator(inputs, context, log)
@@ -121,7 +128,7 @@ class AugmentStep(Step):
                 blocks.write(block, map(weak_query_to_row, rows))
                 return
             # A server's answers are kept one by one until their block is whole.
-            answers = output.unfinished / "answers" / blocks.path(block).name
+            answers = output.unfinished / "answers" / f"block-{block.number:06d}.jsonl"
             with log.open(answers):
                 rows = augment_block(documents, generator, self.augment, new_ids)
                 blocks.write(block, map(weak_query_to_row, rows))

@@ -10,14 +10,15 @@ import abc
 import importlib.metadata
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sptar.errors import WorkspaceError
+from sptar.errors import DataError, WorkspaceError
 from sptar.executors.local import Executor, LocalExecutor
+from sptar.identity import HashCache
 from sptar.progress import silent
 from sptar.types import Progress
 from sptar.workspace import PARTIAL, Artefact, Workspace, fingerprint
@@ -60,6 +61,8 @@ class Step(abc.ABC):
     name: ClassVar[str]
     version: ClassVar[int] = 1
     """Raised when the same causes give another result than before."""
+    kept: ClassVar[tuple[str, ...]] = ()
+    """Names of the artefact under which whole blocks are collected: a restart goes on with them."""
 
     @property
     @abc.abstractmethod
@@ -70,6 +73,19 @@ class Step(abc.ABC):
     def inputs(self) -> Mapping[str, Step]:
         """Steps whose artefacts this one reads."""
         return {}
+
+    @property
+    def outside(self) -> Sequence[str]:
+        """Files, folders and models outside the work folder whose content is among the causes."""
+        return ()
+
+    def refuse_changes(self, hashes: HashCache) -> None:
+        """Make sure that what it reads outside the work folder is still what it was.
+
+        Raises:
+            DataError: something has changed since it was hashed.
+        """
+        hashes.refuse_changes(self.outside)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -130,17 +146,25 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _clear_leftovers(folder: Path) -> None:
+def _clear_leftovers(folder: Path, kept: Sequence[str]) -> None:
     """Remove what a killed process left, but for the whole blocks and checkpoints."""
     for path in folder.iterdir():
-        if path.name != PARTIAL:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for path in (folder / PARTIAL).rglob(".*.unfinished.*"):
-        path.unlink()
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+        elif path.name in (PARTIAL, *kept):
+            for half in path.rglob(".*.unfinished.*"):
+                half.unlink()
+        else:
+            shutil.rmtree(path)
 
 
 def make(step: Step, context: Context) -> Made:
-    """Make a step's artefact, its inputs being there, or reuse the one that is finished."""
+    """Make a step's artefact, its inputs being there, or reuse the one that is finished.
+
+    Raises:
+        DataError: what it reads outside the work folder has changed since the run began.
+        WorkspaceError: an input is not there or damaged, or another process makes the same.
+    """
     workspace = context.workspace
     found = workspace.find(step.name, step.fingerprint)
     if found is not None:
@@ -151,12 +175,17 @@ def make(step: Step, context: Context) -> Made:
         if found is not None:  # another process finished it while this one waited
             return Made(found, reused=True, seconds=0.0)
         resumed = workspace.started(step.name, step.fingerprint)
-        folder = workspace.folder(step.name, step.fingerprint)
-        folder.mkdir(parents=True, exist_ok=True)
-        _clear_leftovers(folder)
+        folder = workspace.begin(step.name, step.fingerprint)
+        _clear_leftovers(folder, step.kept)
+        step.refuse_changes(workspace.hashes)
         begin = time.perf_counter()
         summary = step.build(Output(folder), inputs, context)
         seconds = time.perf_counter() - begin
+        try:
+            step.refuse_changes(workspace.hashes)
+        except DataError:
+            shutil.rmtree(folder)  # nobody knows which of its blocks saw the change
+            raise
         artefact = workspace.finish(
             step.name,
             step.version,

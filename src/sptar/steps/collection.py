@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from sptar.config import DataConfig
 from sptar.errors import DataError
-from sptar.identity import HashCache, hash_json
+from sptar.identity import HashCache, changed_meanwhile, hash_json
 from sptar.steps.base import Context, Output, Step
 from sptar.workspace import Artefact
 
@@ -66,6 +66,15 @@ class CollectionStep(Step):
             "columns": dict(self.data.columns),
             "on_error": self.data.on_error,
         }
+
+    def refuse_changes(self, hashes: HashCache) -> None:
+        """Make sure that the source is still the one that the identity names.
+
+        Raises:
+            DataError: it has changed since it was hashed.
+        """
+        if source_identity(self.data, hashes) != self.identity:
+            raise changed_meanwhile(self.data.source or self.data.corpus or "the collection")
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Convert; the report of the validation becomes the summary."""

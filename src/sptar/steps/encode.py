@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sptar.blocks import Block, JsonlBlocks
+from sptar.blocks import Block, Blocks
 from sptar.config import TrainConfig
+from sptar.errors import DataError
 from sptar.executors.local import Worker
-from sptar.io import atomic_path, read_json, write_json
+from sptar.io import read_sealed, write_sealed
 from sptar.progress import silent
 from sptar.steps.base import Context, Output, Step
 from sptar.steps.collection import CollectionStep
-from sptar.steps.recipes import ModelIdentities, reading_settings, start_identities
+from sptar.steps.recipes import (
+    ModelIdentities,
+    models_of,
+    reading_settings,
+    start_identities,
+)
 from sptar.steps.resources import open_collection, release_language_model
 from sptar.steps.train import ChooseStep, TrainStep
 from sptar.steps.workers import run_blocks
@@ -55,6 +60,7 @@ class EncodeStep(Step):
     """Encodes every document, block by block."""
 
     name: ClassVar[str] = "encode"
+    kept: ClassVar[tuple[str, ...]] = (_FOLDER,)
     collection: CollectionStep
     trained: TrainStep | ChooseStep | None
     recipe: TrainConfig
@@ -75,26 +81,39 @@ class EncodeStep(Step):
             inputs["train"] = self.trained
         return inputs
 
+    @property
+    def outside(self) -> Sequence[str]:
+        """The start encoder, where it is taken as it is."""
+        return models_of(self.recipe) if self.trained is None else ()
+
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Encode the missing blocks."""
         release_language_model(context)
         documents = len(open_collection(inputs, context).corpus)
-        folder = output.unfinished / _FOLDER
-        plan = JsonlBlocks.open(folder, items=documents, block_size=self.recipe.encode_block_size)
-        missing = [block for block in plan.all() if not any(folder.glob(f"{_name(block)}.*"))]
-        run_blocks(self, missing, output, inputs, context, "Encoding documents", "docs")
-        facts = read_json(folder / _FACTS)
-        for name in (_FACTS, "blocks.json"):
-            (folder / name).unlink()
-        shutil.move(folder, output.path(_FOLDER))
+        blocks = self._blocks(output, documents)
+        run_blocks(self, blocks.missing(), output, inputs, context, "Encoding documents", "docs")
+        blocks.paths()
+        try:
+            facts = read_sealed(output.unfinished / _FACTS)
+        except (DataError, FileNotFoundError):
+            self.worker(output, inputs, context)  # which writes them
+            facts = read_sealed(output.unfinished / _FACTS)
         return {"documents": documents, **facts, "retriever": self.recipe.retriever}
+
+    def _blocks(self, output: Output, documents: int) -> Blocks:
+        return Blocks.open(
+            output.path(_FOLDER),
+            items=documents,
+            block_size=self.recipe.encode_block_size,
+            plan=output.unfinished / "blocks.json",
+        )
 
     def worker(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Worker:
         """Encodes the documents of a block."""
         corpus = open_collection(inputs, context).corpus
         encoder = encoder_of(self.recipe, inputs.get("train"), context.progress)
-        folder = output.unfinished / _FOLDER
-        write_json(folder / _FACTS, {"dimensions": encoder.dimension})
+        blocks = self._blocks(output, len(corpus))
+        write_sealed(output.unfinished / _FACTS, {"dimensions": encoder.dimension})
 
         def work(block: Block) -> None:
             parts = []
@@ -103,11 +122,7 @@ class EncodeStep(Step):
                 documents = [corpus[position] for position in range(start, stop)]
                 parts.append(encoder.encode_block(documents))
                 context.progress.advance(len(documents))
-            with atomic_path(folder / f"{_name(block)}{encoder.block_suffix}") as temporary:
+            with blocks.writing(block, encoder.block_suffix) as temporary:
                 encoder.save_block(temporary, encoder.join_blocks(parts))
 
         return work
-
-
-def _name(block: Block) -> str:
-    return f"block-{block.number:06d}"

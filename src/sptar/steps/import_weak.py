@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -92,6 +92,11 @@ class ImportWeakStep(Step):
     def inputs(self) -> Mapping[str, Step]:
         """Collection and split."""
         return {"collection": self.collection, "split": self.split}
+
+    @property
+    def outside(self) -> Sequence[str]:
+        """The file."""
+        return (self.file,)
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Validate and write the rows in the form that the filter reads."""

@@ -102,7 +102,8 @@ class MineStep(Step):
             found = mine_negatives(
                 part, corpus, self.recipe, self.seed, searcher=searcher, known=known
             )
-            save_negatives(blocks.path(block), part, found)
+            with blocks.writing(block, ".jsonl") as temporary:
+                save_negatives(temporary, part, found)
             context.progress.advance(len(part))
 
         return work

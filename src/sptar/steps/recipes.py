@@ -12,6 +12,7 @@ from sptar.retrieval.specs import RETRIEVERS, RetrieverSpec, recipe, retriever_s
 __all__ = [
     "ModelIdentities",
     "mining_settings",
+    "models_of",
     "parts_of",
     "reading_settings",
     "recipe_of",
@@ -128,6 +129,12 @@ def start_identities(resolved: TrainConfig, models: ModelIdentities) -> dict[str
     if resolved.query_start is not None:
         found["query_start"] = models.of(resolved.query_start, resolved.revision)
     return found
+
+
+def models_of(resolved: TrainConfig) -> tuple[str, ...]:
+    """Folders and hub names of all models that a recipe names: starts and teachers."""
+    named = (resolved.start, resolved.query_start, resolved.teacher, resolved.in_batch_teacher)
+    return tuple(name for name in named if name is not None)
 
 
 def mining_settings(resolved: TrainConfig) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -15,6 +15,7 @@ from sptar.steps.base import Context, Output, Step
 from sptar.steps.bm25 import Bm25SearchStep
 from sptar.steps.collection import CollectionStep
 from sptar.steps.encode import EncodeStep, encoder_of, vector_files
+from sptar.steps.recipes import models_of
 from sptar.steps.resources import (
     open_collection,
     open_split,
@@ -89,6 +90,11 @@ class RerankStep(Step):
         if self.vectors is not None:
             inputs["encode"] = self.vectors
         return inputs
+
+    @property
+    def outside(self) -> Sequence[str]:
+        """The start model, where it is taken as it is."""
+        return models_of(self.recipe) if self.trained is None else ()
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Rerank the missing blocks of queries and write all of them as a TREC run."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from sptar.config import LanguageModelConfig, PromptConfig, SelectConfig, result_settings
-from sptar.io import read_json, write_json
+from sptar.errors import DataError
+from sptar.io import read_sealed, write_sealed
 from sptar.steps.base import Context, Output, Step
 from sptar.steps.collection import CollectionStep
 from sptar.steps.resources import labelled_pairs, open_collection, open_split
@@ -18,6 +20,14 @@ from sptar.types import Pair, QueryLoss, QueryScorer
 from sptar.workspace import Artefact
 
 __all__ = ["SelectStep"]
+
+
+def _whole(path: Path) -> dict[str, Any] | None:
+    """Losses that were kept; those that have changed since are computed anew."""
+    try:
+        return read_sealed(path)
+    except DataError:
+        return None
 
 
 class _NoScorer:
@@ -68,6 +78,11 @@ class SelectStep(Step):
             inputs["tune"] = self.tuned
         return inputs
 
+    @property
+    def outside(self) -> Sequence[str]:
+        """The model, where candidates are scored."""
+        return () if self.select.choice == "first" else (self.llm.name,)
+
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Score, choose and save every candidate, best first."""
         from sptar.weak.select import GroupLosses, save_selection, select_examples
@@ -92,14 +107,16 @@ class SelectStep(Step):
             scorer = PromptedScorer(model, template, soft_prompt, self.select.batch_size)
         partial = output.unfinished / "query_losses"
         partial.mkdir(exist_ok=True)
+        files = sorted(partial.glob("[0-9]*.json"))
         scored = [
             GroupLosses(tuple(row["pair_indices"]), row["first"], tuple(row["losses"]))
-            for row in map(read_json, sorted(partial.glob("[0-9]*.json")))
+            for row in map(_whole, files)
+            if row is not None
         ]
-        number = itertools.count(len(scored))
+        number = itertools.count(1 + int(files[-1].stem) if files else 0)
 
         def keep(found: GroupLosses) -> None:
-            write_json(partial / f"{next(number):08}.json", asdict(found))
+            write_sealed(partial / f"{next(number):08}.json", asdict(found))
 
         selection = select_examples(
             scorer,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from sptar.blocks import Block, JsonlBlocks
+from sptar.blocks import Block, Blocks
 from sptar.config import TrainConfig
 from sptar.executors.local import Worker
 from sptar.steps.base import Context, Output, Step
 from sptar.steps.collection import CollectionStep
 from sptar.steps.mine import MineStep
 from sptar.steps.pairs import PairsStep
-from sptar.steps.recipes import ModelIdentities, reading_settings
+from sptar.steps.recipes import ModelIdentities, models_of, reading_settings
 from sptar.steps.resources import (
     count_pairs,
     mined_documents,
@@ -85,17 +85,22 @@ class TeachStep(Step):
             inputs["late"] = self.late
         return inputs
 
+    @property
+    def outside(self) -> Sequence[str]:
+        """Teachers from elsewhere."""
+        return models_of(self.student)
+
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Score the pairs block by block, then encode their texts for the in-batch teacher."""
         from sptar.retrieval.teachers import save_pair_scores
 
         release_language_model(context)
         pairs = count_pairs(inputs)
-        folder = output.unfinished / "scores"
-        plan = JsonlBlocks.open(folder, items=pairs, block_size=_BLOCK)
-        missing = [block for block in plan.all() if not _path(folder, block).exists()]
-        run_blocks(self, missing, output, inputs, context, "Asking the cross-encoder", "pairs")
-        parts = [np.load(_path(folder, block), allow_pickle=False) for block in plan.all()]
+        blocks = _blocks(output, pairs)
+        run_blocks(
+            self, blocks.missing(), output, inputs, context, "Asking the cross-encoder", "pairs"
+        )
+        parts = [np.load(path, allow_pickle=False) for path in blocks.paths()]
         save_pair_scores(output.path(_SCORES), np.concatenate(parts))
         if self.late_recipe is not None:
             self._late(output, inputs, context)
@@ -110,12 +115,13 @@ class TeachStep(Step):
         negatives = mined_documents(inputs, context)
         name, recipe = _teacher("cross", inputs, self.student.teacher, self.cross_recipe)
         cross = load_cross_encoder(name, recipe, progress=context.progress)
-        folder = output.unfinished / "scores"
+        blocks = _blocks(output, len(pairs))
 
         def work(block: Block) -> None:
             part = slice(block.start, block.stop)
             scores = pair_scores(cross.scores, pairs[part], negatives[part])
-            save_pair_scores(_path(folder, block), scores)
+            with blocks.writing(block, ".npy") as temporary:
+                save_pair_scores(temporary, scores)
             context.progress.advance(block.stop - block.start)
 
         return work
@@ -141,8 +147,8 @@ class TeachStep(Step):
         return scores, late
 
 
-def _path(folder: Path, block: Block) -> Path:
-    return folder / f"block-{block.number:06d}.npy"
+def _blocks(output: Output, pairs: int) -> Blocks:
+    return Blocks.open(output.unfinished / "scores", items=pairs, block_size=_BLOCK)
 
 
 def _teacher(

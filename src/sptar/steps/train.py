@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +15,12 @@ from sptar.steps.base import Context, Output, Step
 from sptar.steps.bm25 import Bm25IndexStep
 from sptar.steps.collection import CollectionStep
 from sptar.steps.pairs import PairsStep
-from sptar.steps.recipes import ModelIdentities, start_identities, training_settings
+from sptar.steps.recipes import (
+    ModelIdentities,
+    models_of,
+    start_identities,
+    training_settings,
+)
 from sptar.steps.resources import (
     bm25_index,
     mined_documents,
@@ -94,6 +99,11 @@ class TrainStep(Step):
         if self.taught is not None:
             inputs["teach"] = self.taught
         return inputs
+
+    @property
+    def outside(self) -> Sequence[str]:
+        """The start encoder."""
+        return models_of(self.recipe)
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Train and keep the checkpoint that is best on dev."""

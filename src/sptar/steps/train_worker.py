@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from sptar.errors import SptarError
 from sptar.executors.torchrun import launch, launched_from_outside, reporting
+from sptar.locks import work_along
 from sptar.progress import silent
 from sptar.steps.train_job import TrainingJob, read_result, write_result
 from sptar.types import Progress
@@ -96,6 +97,8 @@ def main() -> None:
 
         folders = [Path(name) for name in sys.argv[1:]]
         jobs = [TrainingJob.read(folder) for folder in folders]
+        for job in jobs:
+            work_along(job.output.parent)
         recipe = jobs[0].recipe
         with together(training_device(recipe.device, recipe.processes)) as here:
             for folder, job in zip(folders, jobs, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -59,6 +59,11 @@ class TuneStep(Step):
     def inputs(self) -> Mapping[str, Step]:
         """Collection and split."""
         return {"collection": self.collection, "split": self.split}
+
+    @property
+    def outside(self) -> Sequence[str]:
+        """The model and an adapter that is imported."""
+        return (self.llm.name, *([self.tune.adapter] if self.tune.adapter is not None else []))
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Tune and keep the best epoch."""

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from sptar.blocks import Block
 from sptar.executors.local import Worker
+from sptar.locks import work_along
 from sptar.steps.base import Context, Output
 from sptar.workspace import Artefact, Workspace
 
@@ -33,6 +34,7 @@ class _Factory:
     root: Path
 
     def __call__(self) -> Worker:
+        work_along(self.folder)
         return self.step.worker(Output(self.folder), self.inputs, Context(Workspace(self.root)))
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from importlib import resources
 from pathlib import Path
 
@@ -97,6 +100,52 @@ def test_an_interrupt_says_how_to_go_on(
     monkeypatch.setattr("sptar.workspace.Workspace.run_names", interrupted)
     assert run_application(["status"]) == 130
     assert "go on where it stopped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_is_an_interrupt(
+    name: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = getattr(signal, name)
+    cleaned = []
+
+    def asked_to_end(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        finally:
+            os.kill(os.getpid(), number)  # a second one does not disturb the cleaning up
+            cleaned.append(True)
+
+    monkeypatch.setattr("sptar.workspace.Workspace.run_names", asked_to_end)
+    before = signal.getsignal(number)
+    assert run_application(["status"]) == code
+    assert cleaned
+    assert "go on where it stopped" in capsys.readouterr().err
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_is_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under nohup."""
+    monkeypatch.setattr(
+        "sptar.workspace.Workspace.run_names", lambda *_: os.kill(os.getpid(), signal.SIGHUP) or []
+    )
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run_application(["status"]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_broken_pipe_that_is_not_the_output_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("sptar.workspace.Workspace.run_names", broken)
+    assert run_application(["status"]) == 2
+    assert "Broken pipe" in capsys.readouterr().err
 
 
 def test_data_check_prints_json_alone_on_standard_output(

@@ -1,0 +1,116 @@
+"""Who may write an artefact: one process, and the workers that it has started.
+
+The right is a lock of the operating system on a file in ``locks``, gone when its holder is, however
+that ends. Workers share a second lock: while one of them lives, nobody else begins to write, also
+when the process that started it was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from sptar.errors import WorkspaceError
+
+__all__ = ["hold", "refuse_link", "work_along"]
+
+_PATIENCE = 10.0
+"""Seconds that workers of a dead process get to notice it."""
+_POLL = 0.05
+
+_held: list[IO[str]] = []
+"""Locks that this process holds until it ends."""
+
+
+def refuse_link(path: Path) -> None:
+    """Make sure that nothing is written, emptied or removed behind a symbolic link.
+
+    Raises:
+        WorkspaceError: ``path`` is one.
+    """
+    if path.is_symlink():
+        raise WorkspaceError(
+            f"{path} is a symbolic link, and inside a work folder none is followed.",
+            hint="Put the file or folder itself there. The whole work folder may be a link.",
+        )
+
+
+def _open(folder: Path, kind: str) -> IO[str]:
+    """The lock file of an artefact's folder."""
+    path = folder.parents[1] / "locks" / f"{folder.name}.{kind}"
+    refuse_link(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    refuse_link(path)
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    return os.fdopen(os.open(path, flags, 0o666), "a+")
+
+
+@contextmanager
+def hold(folder: Path, what: str) -> Iterator[None]:
+    """Hold the right to write the artefact in ``folder``.
+
+    Raises:
+        WorkspaceError: another process holds it, or workers of one that died live on; ``what`` says
+            what they make.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows: the last writer's rename wins
+        yield
+        return
+    with _open(folder, "lock") as own, _open(folder, "workers.lock") as workers:
+        try:
+            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            own.seek(0)
+            owner = own.read().strip() or "unknown"
+            raise WorkspaceError(
+                f"Another process ({owner}) is making {what}.",
+                hint="Wait for it, or give this run its own --work folder.",
+            ) from None
+        own.truncate(0)
+        own.write(str(os.getpid()))
+        own.flush()
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(workers, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise WorkspaceError(
+                        f"Workers of an earlier run are still making {what}.",
+                        hint="Wait until they have ended, or end them.",
+                    ) from None
+                time.sleep(_POLL)
+        fcntl.flock(workers, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            # Said aloud: a child that was forked meanwhile may have a copy of the open file.
+            fcntl.flock(own, fcntl.LOCK_UN)
+
+
+def work_along(folder: Path) -> None:
+    """Say that this process writes into ``folder`` for the one that holds it, until it ends.
+
+    Raises:
+        WorkspaceError: a new run has begun there meanwhile.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    stream = _open(folder, "workers.lock")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        raise WorkspaceError(
+            f"A new run has begun to make {folder}.", hint="This one ends; let that one go on."
+        ) from None
+    _held.append(stream)
