@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import functools
 import json
 import os
 import sys
@@ -184,27 +183,12 @@ class KilledAfterOneEpoch(SilentProgress):
             raise KeyboardInterrupt
 
 
-STEADY_EPSILON = 1e-3
-
-
-def steady_adam():
-    """AdamW whose steps are smooth in the gradient, where tests compare other orders of sums.
-
-    A step is ``lr · m / (√v + ε)``. With the usual ε = 1e-8 an element whose gradient happens to be
-    as small as its rounding error, some 1e-8, still takes a step of the size of the learning rate,
-    in a direction that depends on the processor. With this ε a difference δ of a gradient moves a
-    weight by ``2 · lr · δ / ε`` at most.
-    """
-    import torch
-
-    return functools.partial(torch.optim.AdamW, eps=STEADY_EPSILON)
-
-
 def train_jobs(*folders):
     """What torchrun starts for the jobs in these folders, with steps that can be compared."""
     import torch
 
     from sptar.steps import train_worker
+    from steady import steady_adam
 
     torch.optim.AdamW = steady_adam()
     sys.argv[1:] = map(str, folders)
@@ -217,6 +201,7 @@ def train_from_outside(folder):
 
     from sptar.steps.train_job import TrainingJob
     from sptar.steps.train_worker import train, with_others
+    from steady import steady_adam
 
     torch.optim.AdamW = steady_adam()
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from sptar.cli.app import run_application
 from sptar.config import RunConfig, load_config
 
 ROOT = Path(__file__).parents[1]
@@ -158,15 +159,8 @@ def test_commands_are_found_in_a_page() -> None:
 
 @cache
 def _known_command(command: str) -> bool:
-    code = "from sptar.cli import main; main()"
-    result = subprocess.run(
-        [sys.executable, "-c", code, *command.split(), "--help"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return result.returncode == 0
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        return run_application([*command.split(), "--help"]) == 0
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -13,7 +13,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from process_checks import STEADY_EPSILON, steady_adam
 from sptar.config import TrainConfig
 from sptar.errors import ConfigError
 from sptar.executors.torchrun import launch
@@ -25,6 +24,7 @@ from sptar.retrieval.training import DevSet, TrainingData
 from sptar.steps import train_worker
 from sptar.steps.train_job import TrainingJob, read_result
 from sptar.steps.train_worker import train
+from steady import EPSILON, steady_adam
 from tiny import DOCUMENTS, PAIRS, QUERIES, encoder
 
 QRELS = {pair.query.query_id: {pair.document.doc_id: 1} for pair in PAIRS}
@@ -178,7 +178,7 @@ def test_two_processes_train_what_one_trains(trained, folder, tmp_path, monkeypa
     assert found.keys() == expected.keys()
     moved, steps = 0.0, sum(record.steps for record in result.history)
     # Each step moves a weight by twice the error of its gradient at most, see `steady_adam`.
-    bound = steps * 2 * RATE * GRADIENT_ERROR / STEADY_EPSILON
+    bound = steps * 2 * RATE * GRADIENT_ERROR / EPSILON
     start = load_file(Path(alone.recipe.start) / "model.safetensors")
     for key, tensor in expected.items():
         before = start.get(key.partition(":")[2].removeprefix("bert."))

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from alive import assert_all_end, numbers_written
+from sptar.cli import main
 from sptar.errors import WorkspaceError
 from sptar.executors.torchrun import launch, launched_from_outside
 from sptar.progress import RecordedProgress
@@ -67,6 +68,15 @@ def test_a_process_that_has_done_its_work_is_not_lost_when_the_interpreter_ends(
     progress = RecordedProgress()
     launch("process_checks", ["end_badly", str(tmp_path)], 1, tmp_path / "folder", progress)
     assert progress.messages == ["Done."]
+
+
+def test_a_command_that_torchrun_started_leaves_as_quickly(monkeypatch):
+    left = []
+    monkeypatch.setattr("sptar.executors.torchrun.launched_from_outside", lambda: True)
+    monkeypatch.setattr("sptar.steps.train_worker.with_others", lambda command: 3)
+    monkeypatch.setattr(os, "_exit", left.append)
+    main()
+    assert left == [3]
 
 
 def test_who_started_this_process(monkeypatch):

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import sptar.errors
 from sptar.errors import SptarError, WorkspaceError
@@ -27,7 +27,7 @@ from sptar.io import atomic_write_text, read_json, to_json
 from sptar.progress import silent
 from sptar.types import Progress
 
-__all__ = ["launch", "launched_from_outside", "reporting"]
+__all__ = ["launch", "launched_from_outside", "leave", "reporting"]
 
 _FOLDER = "SPTAR_LAUNCH_FOLDER"
 """Environment variable that tells a process that it was started here, and where to report."""
@@ -184,14 +184,14 @@ def reporting() -> Iterator[Progress]:
     except SptarError as error:
         told = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
         atomic_write_text(folder / f"error-{rank:05d}.json", to_json(told))
-        _leave(2)
+        leave(2)
     except Exception:
         traceback.print_exc()
-        _leave(1)
-    _leave(0)
+        leave(1)
+    leave(0)
 
 
-def _leave(code: int) -> None:
+def leave(code: int) -> NoReturn:
     """End at once: after an error a goodbye would wait for the others, and they wait for this."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -22,6 +22,7 @@ from sptar.llm.tuning import TuningResult, tune_soft_prompt
 from sptar.llm.tuning_loop import TuningLoop
 from sptar.progress import RecordedProgress
 from sptar.types import Document, Pair, Query
+from steady import steady_adam
 from tiny import LANGUAGE_MODEL_SHAPES, PAIRS, WIDTH
 
 TOKENS = 5
@@ -111,7 +112,10 @@ def test_frozen_proof_is_not_a_formality(
 
 
 @pytest.mark.parametrize("shape", LANGUAGE_MODEL_SHAPES)
-def test_accumulation_equals_a_larger_batch(models: dict[str, LanguageModel], shape: str) -> None:
+def test_accumulation_equals_a_larger_batch(
+    models: dict[str, LanguageModel], shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.optim, "AdamW", steady_adam())
     # Five pairs in groups of three: the last group is not full.
     results = [
         tune(models[shape], batch_size=batch, gradient_accumulation=groups, epochs=2)
