@@ -20,6 +20,7 @@ LAYERS = (
         "methods",
         "io",
         "address",
+        "hub_commits",
         "identity",
         "packaged",
         "plain_yaml",

@@ -136,7 +136,14 @@ class DataConfig(Section):
         "query_id, query, score. Without a doc_id column documents are numbered from 0, without a "
         "query_id column queries are numbered q0, q1, ….",
     )
-    revision: str | None = Field(None, description="Revision of a Hugging Face data set.")
+    revision: str | None = Field(
+        None,
+        description="Revision of a Hugging Face data set; by default the commit that it has now, "
+        "which is looked up and recorded.",
+    )
+    qrels_revision: str | None = added(
+        None, "The same for its judgements, where these are a data set of their own (NAME-qrels)."
+    )
     on_error: Literal["stop", "skip"] = Field(
         "stop", description="`skip` leaves broken rows out, counts and reports them."
     )

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from sptar.config import FilterConfig, RunConfig
 from sptar.errors import ConfigError
+from sptar.identity import model_content
 from sptar.methods import method_named, target_of
 from sptar.steps.augment import AugmentStep
 from sptar.steps.base import Step
 from sptar.steps.bm25 import Bm25IndexStep
-from sptar.steps.collection import CollectionStep, source_identity
+from sptar.steps.collection import CollectionStep, pinned_source, source_identity
 from sptar.steps.evaluate import CompareStep, EvaluateStep, RunStep
 from sptar.steps.filter import FilterStep, RankStep
 from sptar.steps.fuse import FuseStep
@@ -174,7 +175,8 @@ class _Builder:
     def __init__(self, config: RunConfig, workspace: Workspace) -> None:
         self.config = config
         self.hashes = workspace.hashes
-        self.collection = CollectionStep(config.data, source_identity(config.data, self.hashes))
+        data = pinned_source(config.data, self.hashes)
+        self.collection = CollectionStep(data, source_identity(data, self.hashes))
         self.split = SplitStep(self.collection, config.split, config.split_seed)
         self.index = Bm25IndexStep(self.collection, config.filter)
         self.models = ModelIdentities(self.hashes)
@@ -200,7 +202,7 @@ class _Builder:
             self.llm_identity,
             config.prompt,
             config.tune,
-            None if adapter is None else self.hashes.content(adapter),
+            None if adapter is None else model_content(adapter, self.hashes),
             config.augment.max_new_tokens,
             config.seed,
         )

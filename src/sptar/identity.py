@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from sptar.errors import DataError, ModelError
+from sptar.hub_commits import NoCommitError, hub_commit
 from sptar.io import read_sealed, write_sealed
 from sptar.packaged import refuse_missing
 
@@ -23,6 +25,7 @@ __all__ = [
     "Stamp",
     "changed_meanwhile",
     "hash_json",
+    "model_content",
     "model_identity",
     "stamp_of",
 ]
@@ -73,8 +76,9 @@ class HashCache:
     """
 
     def __init__(self, path: Path | None = None) -> None:
+        self.path = path
         self._path = path
-        self._seen: dict[str, str] = {}
+        self._seen: dict[str, tuple[str, bool]] = {}
         self._known: dict[str, tuple[Stamp, str]] = {} if path is None else _read_cache(path)
 
     def file(self, path: str | Path) -> str:
@@ -110,26 +114,30 @@ class HashCache:
         with contextlib.suppress(OSError):
             write_sealed(self._path, {"files": self._known})
 
-    def folder(self, path: str | Path) -> str:
-        """SHA-256 over names and bytes of all files below a folder, hidden ones left out."""
+    def folder(self, path: str | Path, *, model: bool = False) -> str:
+        """SHA-256 over names and bytes of all files below a folder, hidden ones left out; of a
+        ``model`` also those that nothing here reads.
+        """
         path = Path(path)
         digest = hashlib.sha256()
         for file in sorted(path.rglob("*")):
             relative = file.relative_to(path)
             if not file.is_file() or any(part.startswith(".") for part in relative.parts):
                 continue
+            if model and _is_beside_the_model(relative):
+                continue
             digest.update(f"{relative.as_posix()}\0{self.file(file)}\n".encode())
         return digest.hexdigest()
 
-    def content(self, path: str | Path) -> str:
-        """SHA-256 of a file or a folder.
+    def content(self, path: str | Path, *, model: bool = False) -> str:
+        """SHA-256 of a file or a folder; of a ``model`` see :meth:`folder`.
 
         Raises:
             DataError: there is nothing at ``path``.
         """
         path = Path(path)
         if path.is_dir():
-            found = self.folder(path)
+            found = self.folder(path, model=model)
         elif path.is_file():
             found = self.file(path)
         else:
@@ -138,7 +146,7 @@ class HashCache:
                 path=path,
                 hint="Check the path in the config.",
             )
-        self._seen.setdefault(str(path.resolve()), found)
+        self._seen.setdefault(str(path.resolve()), (found, model))
         return found
 
     def refuse_changes(self, paths: Iterable[str | Path]) -> None:
@@ -151,7 +159,10 @@ class HashCache:
         """
         for path in (Path(name).expanduser() for name in paths):
             before = self._seen.get(str(path.resolve()))
-            if before is not None and (not path.exists() or self.content(path) != before):
+            if before is None:
+                continue
+            digest, model = before
+            if not path.exists() or self.content(path, model=model) != digest:
                 raise changed_meanwhile(path)
 
 
@@ -175,6 +186,41 @@ def _read_cache(path: Path) -> dict[str, tuple[Stamp, str]]:
         return {}  # it is only slower
 
 
+_WORDS = frozenset(
+    {".md", ".rst", ".pdf", ".html", ".csv", ".log", ".ipynb", ".bib"}
+    | {".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp"}
+)
+_OTHER_WEIGHTS = frozenset({".onnx", ".onnx_data", ".h5", ".msgpack", ".ot", ".tflite", ".gguf"})
+_OF_TRAINING = re.compile(
+    r"(training_args\.bin|trainer_state\.json|(optimizer|scheduler|scaler|rng_state[\w-]*)\.pt[h]?"
+    r"|all_results\.json|(train|eval)_results\.json)"
+)
+_LEGAL = re.compile(r"(readme|licen[sc]e|notice|copying|use_policy|authors)", re.IGNORECASE)
+
+
+def _is_beside_the_model(file: Path) -> bool:
+    """Whether a file of a model's folder is for people, other libraries or a training to go on:
+    nothing here reads it, so it changes no result.
+
+    >>> [_is_beside_the_model(Path(name)) for name in ("README.md", "vocab.txt", "model.py")]
+    [True, False, False]
+    """
+    return (
+        file.suffix.lower() in _WORDS | _OTHER_WEIGHTS
+        or _OF_TRAINING.fullmatch(file.name) is not None
+        or (file.suffix.lower() in ("", ".txt") and _LEGAL.match(file.name) is not None)
+    )
+
+
+def model_content(path: str | Path, cache: HashCache) -> str:
+    """SHA-256 of what a model's or adapter's folder (or file) holds and somebody here reads.
+
+    Raises:
+        DataError: there is nothing at ``path``.
+    """
+    return cache.content(path, model=True)
+
+
 def model_identity(name: str, revision: str | None, cache: HashCache) -> str:
     """The identity of a model: the content of a folder, or the commit of a hub repository.
 
@@ -183,7 +229,7 @@ def model_identity(name: str, revision: str | None, cache: HashCache) -> str:
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        return "folder:" + cache.content(path)
+        return "folder:" + model_content(path, cache)
     refuse_missing(name)
     if path.is_absolute() or name.startswith(".") or name.count("/") > 1 or not name:
         raise ModelError(
@@ -194,27 +240,13 @@ def model_identity(name: str, revision: str | None, cache: HashCache) -> str:
 
 
 def _hub_commit(name: str, revision: str | None) -> str:
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
     try:
-        cached = try_to_load_from_cache(name, "config.json", revision=revision)
-        if isinstance(cached, str):
-            return Path(cached).parent.name
-        commit = HfApi().model_info(name, revision=revision, timeout=20).sha
-    except HFValidationError:
-        raise ModelError(f"{name!r} is neither a folder nor a valid hub name.") from None
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return hub_commit(name, revision, "model")
+    except NoCommitError as error:
+        if not error.valid:
+            raise ModelError(f"{name!r} is neither a folder nor a valid hub name.") from None
         raise ModelError(
             f"The model {name!r} is no folder here and the Hugging Face hub gave no answer "
-            f"({reason}).",
+            f"({error.reason}).",
             hint="Check the name and the network, or download the model and give its folder.",
         ) from None
-    except Exception as error:  # the HTTP library underneath differs between versions
-        raise ModelError(
-            f"The model {name!r} is no folder here and the Hugging Face hub cannot be reached "
-            f"({type(error).__name__}).",
-            hint="Download the model elsewhere and give its folder.",
-        ) from None
-    return str(commit)

@@ -26,6 +26,7 @@ from sptar.retrieval.loading import load_corpus_encoder, load_trainable
 from sptar.retrieval.retriever import TrainingBatch
 from sptar.retrieval.specs import RETRIEVERS, recipe, retriever_spec
 from sptar.retrieval.training_texts import TrainingTexts
+from sptar.steps.recipes import training_settings
 from sptar.types import Document, Query
 from tiny import DOCUMENTS, PAIRS, QUERIES, encoder
 
@@ -290,3 +291,54 @@ def test_the_cached_loss_has_the_gradients_of_the_plain_one(example, starts):
         torch.testing.assert_close(
             cached[name], gradient, rtol=1e-3, atol=1e-5 * max(1.0, float(gradient.abs().max()))
         )
+
+
+VALUES = {
+    "scale": (7.5, 8.5),
+    "pooling": ("mean", "cls"),
+    "towers": ("shared", "separate"),
+    "encode_dtype": ("float32", "bfloat16"),
+    "token_dimension": (77, 78),
+    "query_sparsity": (0.5, 0.6),
+    "document_sparsity": (0.5, 0.6),
+    "lora_rank": (3, 4),
+    "lora_alpha": (3.0, 4.0),
+    "in_batch_weight": (0.1, 0.2),
+}
+
+
+def test_its_identity_knows_the_settings_that_it_reads_and_no_others(example, monkeypatch):
+    """A setting that a row never reads must not train it anew, one that it reads must."""
+    _, config = example
+    read = set()
+
+    def recorded(self, name):
+        read.add(name)
+        return object.__getattribute__(self, name)
+
+    texts = TrainingTexts.of(training_data(config).pairs, training_data(config).negatives)
+    margins = retriever_spec(config).loss == "margin_mse"
+    batch = TrainingBatch(
+        numbers=tuple(range(len(PAIRS))),
+        queries=texts.queries,
+        positives=texts.documents,
+        negatives=texts.negatives,
+        teacher=training_data(config).teacher_scores,
+        in_batch=OwnDocument().scores(range(len(PAIRS))) if margins else None,
+    )
+    monkeypatch.setattr(TrainConfig, "__getattribute__", recorded)
+    trainable = load_trainable(config, DEV)
+    trainable.module.train()
+    trainable.loss(batch)
+    monkeypatch.undo()
+    if retriever_spec(config).start_layers == "token_table":
+        # It is passed to the loader of a model of which only the token table is taken.
+        read.discard("pooling")
+    known = {
+        name
+        for name, (one, other) in VALUES.items()
+        if training_settings(config.model_copy(update={name: one}))
+        != training_settings(config.model_copy(update={name: other}))
+    }
+    assert known == read & set(VALUES)
+    assert {"start", "max_tokens"} <= read

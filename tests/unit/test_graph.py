@@ -18,7 +18,7 @@ from sptar.errors import ConfigError
 from sptar.graph import STEP_ORDER, MethodGraph, RunGraph, build_graph
 from sptar.retrieval.specs import RETRIEVERS, recipe
 from sptar.steps.base import Step
-from sptar.steps.recipes import training_settings
+from sptar.steps.recipes import reading_settings, training_settings
 from sptar.workspace import Workspace
 
 TOY = str(resources.files("sptar.starter") / "toy_collection")
@@ -351,6 +351,29 @@ def test_more_weak_queries_lengthen_an_epoch_only_where_it_is_not_set(
         )
 
     assert ("train" in moved(graph(1), graph(3))) == changes
+
+
+def test_a_setting_that_a_row_never_reads_leaves_its_artefacts_alone() -> None:
+    """A cross-encoder has no softmax over a batch and no pooling; a token table no pooling."""
+    for row, settings in {
+        "bm25ce": {"scale": 7.0, "pooling": "cls"},
+        "colbert": {"pooling": "cls"},
+        "splade": {"pooling": "cls"},
+        "static": {"pooling": "cls"},
+    }.items():
+        plain = training_settings(recipe(TrainConfig(start="x"), row))
+        assert training_settings(recipe(TrainConfig(start="x", **settings), row)) == plain
+        # As they were written into the manifests of older artefacts.
+        assert (plain["scale"], plain["pooling"]) == (
+            (20.0, "mean") if row in ("bm25ce", "static") else (1.0, "mean")
+        )
+        assert reading_settings(recipe(TrainConfig(start="x", **settings), row)) == (
+            reading_settings(recipe(TrainConfig(start="x"), row))
+        )
+    for row in ("dpr", "lora", "tas_b"):
+        plain = training_settings(recipe(TrainConfig(start="x"), row))
+        for other in ({"scale": 7.0}, {"pooling": "mean" if row == "tas_b" else "cls"}):
+            assert training_settings(recipe(TrainConfig(start="x", **other), row)) != plain
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,15 @@ import os
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from sptar.config import DataConfig
+from sptar.data.sources import convert
 from sptar.errors import DataError, ModelError
-from sptar.identity import HashCache, model_identity
+from sptar.identity import HashCache, model_content, model_identity
+from sptar.steps.collection import pinned_source, source_identity
 
 
 def test_a_moved_folder_is_the_same_and_a_changed_one_is_not(tmp_path: Path) -> None:
@@ -163,3 +167,133 @@ def test_a_hub_model_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> 
 def test_missing_content(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
         HashCache().content(tmp_path / "no")
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        *((name, False) for name in ("README.md", "LICENSE", "LICENSE.txt", "NOTICE", "card.png")),
+        *((name, False) for name in ("onnx/model.onnx", "tf_model.h5", "model.gguf", "eval/a.csv")),
+        *((name, False) for name in ("training_args.bin", "optimizer.pt", "rng_state_0.pth")),
+        *((name, True) for name in ("model.safetensors", "config.json", "vocab.txt", "merges.txt")),
+        *((name, True) for name in ("modeling_own.py", "1_Pooling/config.json", "spiece.model")),
+        *((name, True) for name in ("chat_template.jinja", "model.bin", "readme.json")),
+    ],
+)
+def test_what_nothing_reads_is_no_part_of_a_models_identity(
+    tmp_path: Path, name: str, counts: bool
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    before = model_identity(str(tmp_path), None, HashCache())
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("one")
+    first = model_identity(str(tmp_path), None, HashCache())
+    (tmp_path / name).write_text("another")
+    second = model_identity(str(tmp_path), None, HashCache())
+    assert (first != second) is counts
+    assert (second != before) is counts
+
+
+def test_an_adapters_card_is_no_part_of_it_either(tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"one")
+    before = model_content(tmp_path, HashCache())
+    (tmp_path / "README.md").write_text("made on a Monday")
+    assert model_content(tmp_path, HashCache()) == before
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"two")
+    assert model_content(tmp_path, HashCache()) != before
+    assert model_content(tmp_path / "README.md", HashCache()) == HashCache().file(
+        tmp_path / "README.md"
+    )
+
+
+NEW, OLD = "a" * 40, "b" * 40
+
+
+class _Hub:
+    """Stands in for the hub: answers with a commit, or not at all."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+        import huggingface_hub
+        import huggingface_hub.constants
+
+        self.commits: dict[str, str] = {}
+        self.asked: list[str] = []
+        monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", self.repo_info)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+
+    def repo_info(self, name: str, *, revision=None, repo_type=None, timeout=None):
+        self.asked.append(name)
+        if name not in self.commits:
+            raise ConnectionError("no network")
+        return SimpleNamespace(sha=self.commits[name])
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> _Hub:
+    return _Hub(monkeypatch, tmp_path / "hub")
+
+
+def _cached(tmp_path: Path, folder: str, commit: str) -> None:
+    refs = tmp_path / "hub" / folder / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text(commit)
+
+
+def test_a_hub_model_is_the_commit_that_its_name_means_now(hub: _Hub, tmp_path: Path) -> None:
+    """As the loader does: what the hub has now comes before what the cache holds."""
+    _cached(tmp_path, "models--some--model", OLD)
+    assert model_identity("some/model", None, HashCache()) == f"hub:some/model@{OLD}"
+    hub.commits["some/model"] = NEW
+    assert model_identity("some/model", None, HashCache()) == f"hub:some/model@{NEW}"
+
+
+def test_a_commit_needs_no_hub(hub: _Hub) -> None:
+    assert model_identity("some/model", NEW, HashCache()) == f"hub:some/model@{NEW}"
+    assert hub.asked == []
+
+
+def test_a_hub_data_set_goes_stale_with_its_name_and_is_found_without_network(
+    hub: _Hub, tmp_path: Path
+) -> None:
+    hashes = HashCache(tmp_path / "cache" / "hashes.json")
+    data = DataConfig(source="hf:some/data")
+
+    def identity() -> str:
+        return source_identity(pinned_source(data, hashes), hashes)
+
+    assert identity() == "hf:some/data@default"
+    hub.commits["some/data"] = OLD
+    assert identity() == f"hf:some/data@{OLD}"
+    hub.commits["some/data-qrels"] = OLD
+    assert identity() == f"hf:some/data@{OLD}+{OLD}"
+    hub.commits["some/data"] = NEW
+    now = identity()
+    assert now == f"hf:some/data@{NEW}+{OLD}"
+    hub.commits.clear()
+    assert identity() == now
+    (tmp_path / "cache" / "commits.json").write_text("[")
+    assert identity() == "hf:some/data@default"
+
+
+def test_rows_are_read_at_the_commit_that_is_recorded(
+    hub: _Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    hub.commits |= {"some/data": NEW, "some/data-qrels": OLD}
+    asked = []
+
+    def names(of: str, revision: str | None = None) -> list[str]:
+        asked.append((of, revision))
+        return ["corpus", "queries"] if of == "some/data" else ["default"]
+
+    def load(of: str, configuration: str, *, streaming: bool, revision: str | None) -> dict:
+        asked.append((of, revision))
+        row = {"corpus": {"_id": "d", "text": "t"}, "queries": {"_id": "q", "text": "t"}}
+        return {"test": [row.get(configuration, {"query-id": "q", "corpus-id": "d", "score": 1})]}
+
+    monkeypatch.setattr(datasets, "get_dataset_config_names", names)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    pinned = pinned_source(DataConfig(source="hf:some/data"), HashCache())
+    convert(pinned, tmp_path / "out")
+    assert set(asked) == {("some/data", NEW), ("some/data-qrels", OLD)}

@@ -48,13 +48,13 @@ def hugging_face_origin(config: DataConfig) -> Origin:
             raise DataError(f"{what} cannot be loaded: {first}.", hint=hint) from error
 
     def configurations(of: str) -> list[str]:
-        revision = config.revision if of == name else None
+        revision = config.revision if of == name else config.qrels_revision
         return list(
             asked(lambda: datasets.get_dataset_config_names(of, revision=revision), f"hf:{of}")
         )
 
     def load(of: str, configuration: str) -> Mapping[str, Any]:
-        revision = config.revision if of == name else None
+        revision = config.revision if of == name else config.qrels_revision
         loaded: Mapping[str, Any] = asked(
             lambda: datasets.load_dataset(of, configuration, streaming=True, revision=revision),
             f"hf:{of} ({configuration})",

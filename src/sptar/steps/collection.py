@@ -9,20 +9,39 @@ from typing import Any, ClassVar
 
 from sptar.config import DataConfig
 from sptar.errors import DataError
+from sptar.hub_commits import remembered_commit
 from sptar.identity import HashCache, changed_meanwhile, hash_json
 from sptar.steps.base import Context, Output, Step
 from sptar.workspace import Artefact
 
-__all__ = ["CollectionStep", "source_identity"]
+__all__ = ["CollectionStep", "pinned_source", "source_identity"]
+
+
+def pinned_source(data: DataConfig, hashes: HashCache) -> DataConfig:
+    """The same source, a data set of the Hugging Face hub at the commit that it has now.
+
+    Its judgements may be a data set of their own (NAME-qrels), with a commit of its own. Where
+    the hub is out of reach, the commits that this work folder saw last are meant.
+    """
+    if data.source is None or not data.source.startswith("hf:") or Path(data.source[3:]).exists():
+        return data
+    file = None if hashes.path is None else hashes.path.with_name("commits.json")
+    name = data.source[3:]
+    commits = {
+        "revision": remembered_commit(name, data.revision, file),
+        "qrels_revision": remembered_commit(f"{name}-qrels", data.qrels_revision, file),
+    }
+    return data.model_copy(update={key: commit for key, commit in commits.items() if commit})
 
 
 def source_identity(data: DataConfig, hashes: HashCache) -> str:
-    """What the source holds: a hash over its files, or the name of a hub data set."""
+    """What the source holds: a hash over its files, or name and commit of a hub data set."""
     if data.source is not None and data.source.startswith(("hf:", "ir:")):
         local = Path(data.source[3:])
         if data.source.startswith("hf:") and local.exists():
             return "hf-folder:" + hashes.content(local)
-        return f"{data.source}@{data.revision or 'default'}"
+        judgements = "" if data.qrels_revision is None else f"+{data.qrels_revision}"
+        return f"{data.source}@{data.revision or 'default'}{judgements}"
     if data.source is not None:
         folder = Path(data.source)
         if not folder.is_dir():

@@ -126,7 +126,7 @@ def _check(resolved: TrainConfig) -> None:
 def start_identities(resolved: TrainConfig, models: ModelIdentities) -> dict[str, str]:
     """The start encoder's identity, and the query encoder's where it is another one."""
     found = {"start": models.of(resolved.start, resolved.revision)}
-    if resolved.query_start is not None:
+    if resolved.query_start is not None and retriever_spec(resolved).family == "bi_encoder":
         found["query_start"] = models.of(resolved.query_start, resolved.revision)
     return found
 
@@ -145,8 +145,10 @@ def mining_settings(resolved: TrainConfig) -> dict[str, Any]:
 
 def reading_settings(resolved: TrainConfig) -> dict[str, Any]:
     """What of a recipe changes the vectors of a start encoder that is taken as it is."""
-    kept = (*_READING, *(_of_family(retriever_spec(resolved)) & {"token_dimension"}))
-    settings = result_settings(resolved)
+    spec = retriever_spec(resolved)
+    own = _of_family(spec)
+    kept = [name for name in (*_READING, "token_dimension") if name not in _FAMILY_SETTINGS - own]
+    settings = {**result_settings(resolved), **_unread(spec)}
     return {name: settings[name] for name in kept if name in settings}
 
 
@@ -154,11 +156,30 @@ def training_settings(resolved: TrainConfig) -> dict[str, Any]:
     """What of a recipe changes the trained retriever; models, negatives and teachers come in as
     inputs, and settings of other families stay out.
     """
-    foreign = _FAMILY_SETTINGS - _of_family(retriever_spec(resolved))
-    return result_settings(resolved, leave_out=[*_NAMES, *_MINING, *foreign])
+    spec = retriever_spec(resolved)
+    foreign = _FAMILY_SETTINGS - _of_family(spec)
+    settings = result_settings(resolved, leave_out=[*_NAMES, *_MINING, *foreign])
+    return {**settings, **_unread(spec)}
+
+
+def _unread(spec: RetrieverSpec) -> dict[str, Any]:
+    """Settings that a row never reads, with the row's own values, whatever the user set.
+
+    They have stood in the identity from the beginning: left out, artefacts that were made with
+    the row's own values would not be found again.
+    """
+    unread = []
+    if spec.family == "cross_encoder":
+        unread.append("scale")
+    if spec.family != "bi_encoder" or spec.start_layers == "token_table":
+        unread.append("pooling")
+    own = TrainConfig().model_copy(update=dict(spec.defaults))
+    return {name: getattr(own, name) for name in unread}
 
 
 _FAMILY_SETTINGS = {
+    "towers",
+    "encode_dtype",
     "token_dimension",
     "query_sparsity",
     "document_sparsity",
@@ -173,6 +194,10 @@ _FAMILY_SETTINGS = {
 def _of_family(spec: RetrieverSpec) -> set[str]:
     """Those of the settings above that mean something to a row."""
     own: set[str] = set()
+    if spec.family in ("bi_encoder", "sparse"):
+        own |= {"towers"}
+    if spec.family == "bi_encoder":
+        own |= {"encode_dtype"}
     if spec.family == "late_interaction":
         own |= {"token_dimension"}
     if spec.family == "sparse":
