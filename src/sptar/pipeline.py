@@ -16,6 +16,7 @@ from sptar.errors import WorkspaceError
 from sptar.graph import RunGraph, build_graph
 from sptar.io import atomic_write_text, read_json, write_json
 from sptar.steps.base import Context, Made, Step, make
+from sptar.steps.walk import title_of, users_of
 from sptar.workspace import Artefact, Workspace
 
 __all__ = ["RunRecord", "StepRecord", "load_record", "run"]
@@ -117,7 +118,7 @@ def run(
     )
     for name, reason in graph.left_out.items():
         context.progress.message(f"{name} is left out: {reason}")
-    for step, made in _walk(steps, context):
+    for step, made in _walk(graph, steps, context):
         seconds = made.artefact.manifest.seconds if made.reused else made.seconds
         record.steps.append(StepRecord(step.name, step.fingerprint, made.reused, round(seconds, 3)))
         if recorded:
@@ -130,11 +131,14 @@ def run(
     return graph, record
 
 
-def _walk(steps: list[Step], context: Context) -> Iterator[tuple[Step, Made]]:
+def _walk(graph: RunGraph, steps: list[Step], context: Context) -> Iterator[tuple[Step, Made]]:
+    users = users_of(steps, {method.name: method.evaluate for method in graph.methods})
     for number, step in enumerate(steps, start=1):
         done = context.workspace.find(step.name, step.fingerprint) is not None
         state = "reused" if done else "making"
-        context.progress.message(f"[{number}/{len(steps)}] {step.name} {step.fingerprint}: {state}")
+        whose = users.get((step.name, step.fingerprint), [])
+        title = title_of(step, whose, len(graph.methods))
+        context.progress.message(f"[{number}/{len(steps)}] {title}: {state}")
         yield step, make(step, context)
 
 

@@ -19,6 +19,7 @@ from sptar.graph import STEP_ORDER, MethodGraph, RunGraph, build_graph
 from sptar.retrieval.specs import RETRIEVERS, recipe
 from sptar.steps.base import Step
 from sptar.steps.recipes import reading_settings, training_settings
+from sptar.steps.walk import title_of, users_of
 from sptar.workspace import Workspace
 
 TOY = str(resources.files("sptar.starter") / "toy_collection")
@@ -414,3 +415,44 @@ def test_steps_whose_blocks_other_processes_do_can_be_sent_there(build: Build) -
     graph = build(retrievers=["tas_b", "bm25ce"], train={"negatives": "dense"})
     for step in of(graph, "mine", "teach", "encode", "rerank"):
         assert pickle.loads(pickle.dumps(step)).fingerprint == step.fingerprint
+
+
+def test_a_progress_line_names_retriever_and_methods_and_no_hash(build: Build) -> None:
+    graph = build(
+        methods=["bm25", "zero_shot", "no_augmentation", "inpars", "sptar"],
+        retrievers=["dpr", "bm25ce"],
+    )
+    steps = graph.steps()
+    users = users_of(steps, {method.name: method.evaluate for method in graph.methods})
+
+    def titles(name: str) -> set[str]:
+        return {
+            title_of(step, users.get((step.name, step.fingerprint), []), len(graph.methods))
+            for step in steps
+            if step.name == name
+        }
+
+    assert titles("collection") == {"collection"}
+    assert titles("compare") == {"compare"}
+    assert titles("augment") == {
+        "augment (sptar/dpr, sptar/bm25ce)",
+        "augment (inpars/dpr, inpars/bm25ce)",
+    }
+    assert titles("train") >= {"train dpr (sptar/dpr)", "train bm25ce (inpars/bm25ce)"}
+    # BM25's run is what the cross-encoder reranks.
+    assert titles("bm25_search") == {
+        "bm25_search (bm25, no_augmentation/bm25ce, inpars/bm25ce and 1 more)"
+    }
+    hashes = {step.fingerprint for step in steps}
+    assert not any(part in hashes for name in ("train", "tune") for part in titles(name))
+
+
+def test_one_retriever_and_many_methods_are_told_in_short(build: Build) -> None:
+    graph = build(methods=["bm25", "zero_shot", "no_augmentation", "inpars", "inpars_gbq", "sptar"])
+    steps = graph.steps(["pairs", "split"])
+    users = users_of(steps, {method.name: method.evaluate for method in graph.methods})
+    (split,) = [step for step in steps if step.name == "split"]
+    assert title_of(split, users[("split", split.fingerprint)], 6) == "split"
+    assert title_of(split, users[("split", split.fingerprint)][1:], 6) == (
+        "split (zero_shot, no_augmentation, inpars and 2 more)"
+    )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sptar.steps.base import Step
 
-__all__ = ["everything_below", "in_order", "nearest"]
+__all__ = ["everything_below", "in_order", "nearest", "title_of", "users_of"]
 
 _Key = tuple[str, str]
+_SHOWN = 3
+"""Methods that are named where a step belongs to several."""
 
 
 def everything_below(ends: Iterable[Step]) -> list[Step]:
@@ -35,6 +37,28 @@ def nearest(end: Step) -> dict[str, Step]:
             below.update((id(other), other) for other in step.inputs.values())
         level = list(below.values())
     return found
+
+
+def users_of(steps: Iterable[Step], ends: Mapping[str, Step]) -> dict[_Key, list[str]]:
+    """For each of these steps the names of the ends that stand on it."""
+    names = {step.name for step in steps}
+    users: dict[_Key, list[str]] = {}
+    for name, end in ends.items():
+        # Fingerprints are asked of the wanted steps alone.
+        below = [step for step in everything_below([end]) if step.name in names]
+        for key in dict.fromkeys((step.name, step.fingerprint) for step in below):
+            users.setdefault(key, []).append(name)
+    return users
+
+
+def title_of(step: Step, users: Sequence[str], everybody: int) -> str:
+    """A step as people know it: its retriever, and whose it is unless it is everybody's."""
+    recipe = getattr(step, "recipe", None)
+    title = step.name if recipe is None else f"{step.name} {recipe.retriever}"
+    if not users or len(users) == everybody:
+        return title
+    more = f" and {len(users) - _SHOWN} more" if len(users) > _SHOWN else ""
+    return f"{title} ({', '.join(users[:_SHOWN])}{more})"
 
 
 def in_order(ends: Iterable[Step], ranks: Sequence[str]) -> list[Step]:
