@@ -12,7 +12,7 @@ import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import (
     BaseModel,
@@ -51,6 +51,9 @@ __all__ = [
     "problems_of",
     "result_settings",
 ]
+
+
+SharedIds: TypeAlias = Literal["auto", "same", "separate"]
 
 
 def runtime(default: Any, description: str, **limits: Any) -> Any:
@@ -143,6 +146,12 @@ class DataConfig(Section):
     )
     qrels_revision: str | None = added(
         None, "The same for its judgements, where these are a data set of their own (NAME-qrels)."
+    )
+    shared_ids: SharedIds = added(
+        "auto",
+        "What a document with a query's id is. `same`: the query itself, which is left out of its "
+        "own results (collections whose queries are documents). `separate`: another thing, and the "
+        "ids merely coincide. `auto`: separate where such a document is judged relevant.",
     )
     on_error: Literal["stop", "skip"] = Field(
         "stop", description="`skip` leaves broken rows out, counts and reports them."

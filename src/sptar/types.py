@@ -58,10 +58,24 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query with its id."""
+    """A query with its id.
+
+    ``is_document``: a document with the same id is this query itself, and no answer to it. The
+    collection decides that once for all its queries (``data.shared_ids``).
+    """
 
     query_id: str
     text: str
+    is_document: bool = True
+
+    @property
+    def own_doc_id(self) -> str | None:
+        """Id of the document that is this query, if the corpus holds it: never an answer.
+
+        >>> Query("15", "opening hours").own_doc_id, Query("15", "hours", False).own_doc_id
+        ('15', None)
+        """
+        return self.query_id if self.is_document else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +241,7 @@ class Searcher(Protocol):
     def search(self, queries: Sequence[Query], top_k: int) -> Run:
         """The best ``top_k`` documents of each query; ties broken by document id, ascending.
 
-        A document whose id equals the query's id is never returned.
+        The document that is the query itself (:attr:`Query.own_doc_id`) is never returned.
         """
         ...
 

@@ -73,6 +73,16 @@ def assert_same_rankings(found, expected):
         )
 
 
+def test_the_query_itself_is_no_answer_and_a_namesake_is_one(trained):
+    text = DOCUMENTS[0].full_text
+    itself, other = (Query(DOCUMENTS[0].doc_id, text, is_document=own) for own in (True, False))
+    without = trained.search(queries=[itself])[itself.query_id]
+    found = trained.search(queries=[other])[other.query_id]
+    assert DOCUMENTS[0].doc_id in found
+    assert DOCUMENTS[0].doc_id not in without
+    assert without.items() <= found.items()
+
+
 def test_it_learns_its_training_pairs(trained):
     assert trained.result.start_dev_score < 0.8
     assert trained.result.best_dev_score == 1.0

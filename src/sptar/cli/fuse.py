@@ -38,6 +38,14 @@ def fuse(
     top_k: Annotated[
         int, typer.Option("--top-k", min=1, help="Documents for each query at most.")
     ] = 1000,
+    separate_ids: Annotated[
+        bool,
+        typer.Option(
+            "--separate-ids",
+            help="A document with a query's id is a document like any other; without this it is "
+            "left out.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Join TREC runs of the same collection, by ranks or by scores.
@@ -60,9 +68,11 @@ def fuse(
         )
     read = [read_run(path) for path in runs]
     if kind == "rrf":
-        fused = reciprocal_rank_fusion(read, top_k, k=k, weights=weights or None)
+        fused = reciprocal_rank_fusion(
+            read, top_k, k=k, weights=weights or None, separate_ids=separate_ids
+        )
     else:
-        fused = score_fusion(read, top_k, weights=weights or None)
+        fused = score_fusion(read, top_k, weights=weights or None, separate_ids=separate_ids)
     write_run(out, fused, f"sptar-{kind}")
     lacking = [len(fused) - len(run) for run in read]
     if as_json:

@@ -20,7 +20,6 @@ def pairs(collection: Collection, query_ids: Iterable[str]) -> list[Pair]:
         query = collection.queries[query_id]
         found.extend(
             Pair(query, collection.corpus.get(doc_id))
-            for doc_id in sorted(judged)
-            if judged[doc_id] >= 1
+            for doc_id in collection.relevant(query_id, judged)
         )
     return found

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TextIO
 
 from sptar.config import DataConfig
+from sptar.data.collection import IDS_FILE
 from sptar.data.corpus import CORPUS_FILE, build_index
 from sptar.data.problems import Problems
 from sptar.data.summary import CollectionReport
 from sptar.data.validate import find_origin, scan
 from sptar.errors import DataError
-from sptar.io import atomic_path, to_json
+from sptar.io import atomic_path, to_json, write_json
 from sptar.progress import silent
 from sptar.types import Document, Progress, Query
 
@@ -75,10 +76,14 @@ def convert(
             )
     with ExitStack() as stack:
         writer = _FolderWriter(output, stack)
-        report = scan(origin, problems, writer, progress)
+        report = scan(origin, problems, writer, progress, config.shared_ids)
         if not writer.splits:
             raise DataError("no judgement can be used.", path=origin.name)
         written = set(writer.splits)
+    if config.shared_ids != "auto":
+        write_json(output / IDS_FILE, {"separate": config.shared_ids == "separate"})
+    else:
+        (output / IDS_FILE).unlink(missing_ok=True)
     for path in (output / "qrels").glob("*.tsv"):
         if path.stem not in written:  # left over from an earlier conversion
             path.unlink()

@@ -138,16 +138,14 @@ def _with_positive(collection: Collection, name: str) -> list[str]:
     return sorted(
         query_id
         for query_id, judged in collection.qrels[name].items()
-        if any(grade >= 1 for grade in judged.values())
-        and collection.queries[query_id].text.strip()
+        if collection.relevant(query_id, judged) and collection.queries[query_id].text.strip()
     )
 
 
 def _positives(collection: Collection, query_ids: Iterable[str]) -> int:
     return sum(
-        grade >= 1
-        for judged in collection.judgements(query_ids).values()
-        for grade in judged.values()
+        len(collection.relevant(query_id, judged))
+        for query_id, judged in collection.judgements(query_ids).items()
     )
 
 

@@ -91,7 +91,9 @@ class CollectionReport:
 
     ``duplicate_documents`` and ``duplicate_queries`` count texts that stood before;
     ``shared_ids`` counts query ids that are also document ids and ``self_judgements`` the
-    judgements of such a query for the document of its own id: searchers leave that document out.
+    judgements of such a query for the document of its own id (``self_positives``: those that call
+    it relevant). ``separate_ids`` says that such a document is another thing than the query, by a
+    setting (``ids_decided``) or by those judgements; else searchers leave it out.
     ``problems`` lists what is wrong by kind; the rows concerned were left out.
     """
 
@@ -112,6 +114,9 @@ class CollectionReport:
     self_judgements: int
     ignored_columns: tuple[str, ...]
     problems: tuple[ProblemCount, ...]
+    self_positives: int = 0
+    ids_decided: bool = False
+    separate_ids: bool = False
 
     @property
     def ok(self) -> bool:
@@ -172,6 +177,8 @@ class CollectionReport:
                 f"{self.shared_ids:,} ({self.self_judgements:,} judged for their own id)",
             ),
         ]
+        if self.shared_ids:
+            rows.append(("the document with a query's id", self._shared_ids_in_words()))
         if self.ignored_columns:
             rows.append(("columns not used", ", ".join(self.ignored_columns)))
         for problem in self.problems:
@@ -180,6 +187,21 @@ class CollectionReport:
         if not self.problems:
             rows.append(("problems", "none"))
         return rows
+
+    def _shared_ids_in_words(self) -> str:
+        why = (
+            f"data.shared_ids: {'separate' if self.separate_ids else 'same'}"
+            if self.ids_decided
+            else f"{self.self_positives:,} such documents are judged relevant"
+            if self.separate_ids
+            else "none is judged relevant"
+        )
+        if self.separate_ids:
+            return f"another thing than the query, which may be found ({why})"
+        text = f"the query itself: left out of its results, {self.shared_ids:,} times ({why})"
+        if self.self_positives:
+            text += f"; so are {self.self_positives:,} judgements that call it relevant"
+        return text
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON values."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import Protocol
 
-from sptar.config import DataConfig
+from sptar.config import DataConfig, SharedIds
 from sptar.data.cells import grade_of, id_of, text_of
 from sptar.data.identifiers import HashIndex, IdRegister, digest64
 from sptar.data.origins import Fields, Origin, files_origin, open_part, settle
@@ -65,11 +65,15 @@ def check(config: DataConfig, progress: Progress = silent) -> CollectionReport:
         MissingExtraError: an optional package is needed.
     """
     problems = Problems("collect")
-    return scan(find_origin(config, problems), problems, None, progress)
+    return scan(find_origin(config, problems), problems, None, progress, config.shared_ids)
 
 
 def scan(
-    origin: Origin, problems: Problems, sink: Sink | None = None, progress: Progress = silent
+    origin: Origin,
+    problems: Problems,
+    sink: Sink | None = None,
+    progress: Progress = silent,
+    shared_ids: SharedIds = "auto",
 ) -> CollectionReport:
     """Judge every row: documents, then queries, then judgements; pass the good ones on.
 
@@ -83,7 +87,7 @@ def scan(
         one_pass.documents()
         one_pass.queries()
         one_pass.judgements()
-        return one_pass.report()
+        return one_pass.report(shared_ids)
 
 
 class _Scan:
@@ -97,7 +101,8 @@ class _Scan:
         self.document_words, self.query_words = array("I"), array("I")
         self.duplicate_documents = self.empty_documents = 0
         self.duplicate_queries = self.empty_queries = 0
-        self.repeated_judgements = self.shared_ids = self.self_judgements = 0
+        self.repeated_judgements = self.shared_ids = 0
+        self.self_judgements = self.self_positives = 0
         self.numbered_queries = False
         self.ignored: dict[str, None] = {}
         self.splits: list[SplitCount] = []
@@ -278,6 +283,7 @@ class _Scan:
             if doc_id not in judged:
                 judged[doc_id] = grade
                 self.self_judgements += query_id == doc_id
+                self.self_positives += query_id == doc_id and grade >= 1
                 self.sink.judgement(split, query_id, doc_id, grade)
             elif judged[doc_id] == grade:
                 self.repeated_judgements += 1
@@ -311,9 +317,8 @@ class _Scan:
     ) -> str | None:
         if self.origin.queries is not None:
             query_id = id_of(self.problems, row, fields["query_id"], name)
-            if query_id is not None and self.numbered_queries and query_id.isdigit():
-                return f"q{query_id}"
-            return query_id
+            numbered = query_id is not None and self.numbered_queries and query_id.isdigit()
+            return f"q{query_id}" if numbered else query_id
         text = text_of(self.problems, row, "query", fields["query"], name)
         if text is None:
             return None
@@ -368,8 +373,9 @@ class _Scan:
         )
         return False
 
-    def report(self) -> CollectionReport:
+    def report(self, shared_ids: SharedIds) -> CollectionReport:
         """Everything that was counted."""
+        separate = {"same": False, "separate": True}.get(shared_ids, self.self_positives > 0)
         return CollectionReport(
             source=self.origin.name,
             documents=len(self.doc_ids),
@@ -388,4 +394,7 @@ class _Scan:
             self_judgements=self.self_judgements,
             ignored_columns=tuple(self.ignored),
             problems=self.problems.counts(),
+            self_positives=self.self_positives,
+            ids_decided=shared_ids != "auto",
+            separate_ids=separate,
         )

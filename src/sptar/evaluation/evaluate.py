@@ -4,7 +4,8 @@ Rules that published evaluations leave open, settled here:
 
 - Equal scores are ordered by document id, ascending, before anything is measured (trec_eval alone
   would order them by id descending and read scores as 32-bit numbers, which makes more ties).
-- A document whose id equals the query's id is taken out of ranking and judgements.
+- A document that is the query itself (it has the query's id, and the collection's queries are
+  documents) is taken out of ranking and judgements.
 - A judged query that the run does not answer counts as 0 in every measure.
 - Queries of the run without judgements are ignored, and judged queries without a positive document
   are left out of every mean; both are counted.
@@ -207,16 +208,25 @@ def _provider_values(
     return values
 
 
+def _but_for(self_judgements: int) -> str:
+    if not self_judgements:
+        return ""
+    return f", but for {self_judgements} that have the query's own id and so are the query itself"
+
+
 def evaluate(
     run: Run,
     qrels: Qrels,
     measures: Iterable[str | Measure] = DEFAULT_MEASURES,
     relevance_level: int = 1,
+    *,
+    separate_ids: bool = False,
 ) -> Scores:
     """Measure a run on every judged query that has a relevant document.
 
     A query counts when at least one of its documents has ``relevance_level`` or more, so that all
-    measures, graded and binary, go over the same queries. Grades below 0 count as 0.
+    measures, graded and binary, go over the same queries. Grades below 0 count as 0. With
+    ``separate_ids`` a document with the query's id is a document like any other.
 
     Raises:
         DataError: no judged query has a relevant document, or a score is NaN.
@@ -230,7 +240,7 @@ def evaluate(
         grades = {
             doc_id: max(int(grade), 0)
             for doc_id, grade in sorted(qrels[query_id].items())
-            if doc_id != query_id
+            if separate_ids or doc_id != query_id
         }
         self_judgements += len(qrels[query_id]) - len(grades)
         if max(grades.values(), default=0) >= relevance_level:
@@ -240,15 +250,20 @@ def evaluate(
     if not judged:
         raise DataError(
             f"none of the {len(qrels)} judged queries has a document of grade {relevance_level} "
-            "or more: there is nothing to evaluate.",
-            hint="Check the qrels of the test split and evaluate.relevance_level.",
+            "or more" + _but_for(self_judgements) + ": there is nothing to evaluate.",
+            hint="Check the qrels of the test split and evaluate.relevance_level."
+            if not self_judgements
+            else "If query and document of one id are different things, set data.shared_ids: "
+            "separate.",
         )
     rankings: dict[str, list[str]] = {}
     self_hits = 0
     for query_id in judged:
         answers = run.get(query_id, {})
-        self_hits += query_id in answers
-        ranking = [doc_id for doc_id in rank_documents(answers) if doc_id != query_id]
+        ranking = rank_documents(answers)
+        if not separate_ids and query_id in answers:
+            self_hits += 1
+            ranking.remove(query_id)
         if ranking:
             rankings[query_id] = ranking
     values = _provider_values(judged, rankings, parsed, relevance_level) if rankings else {}

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from sptar.data.collection import Collection
+from sptar.data.roles import Split
 from sptar.evaluation.evaluate import Scores
 from sptar.evaluation.family import FamilyComparison
 from sptar.evaluation.significance import Comparison
@@ -121,7 +122,7 @@ def write_report(workspace: Workspace, record: RunRecord) -> WrittenReport:
         ),
         table=findings.table,
         family_table=findings.family_table,
-        evaluation=tuple(describe_counts(scores)),
+        evaluation=(*describe_counts(scores), *_query_documents(collection, split)),
         comparison=findings.comparison,
         family=findings.family,
         ledger=_ledger(split, mode),
@@ -240,6 +241,23 @@ def _ledger(split: Artefact, mode: str) -> tuple[LedgerRow, ...]:
 
 def _labels_used(split: Artefact, mode: str) -> int:
     return sum(counts["pairs"] for role, counts in _roles(split, mode).items() if role != "test")
+
+
+def _query_documents(collection: Collection, split: Artefact) -> tuple[str, ...]:
+    """What became of documents that have the id of a test query."""
+    test = Split.load(split.path("split")).test
+    shared = sum(query_id in collection.corpus for query_id in test)
+    if not shared:
+        return ()
+    if collection.separate_ids:
+        return (
+            f"{shared:,} of {len(test):,} test queries have the id of a document, which is another "
+            "thing than the query and may be found (data.shared_ids).",
+        )
+    return (
+        f"For {shared:,} of {len(test):,} test queries the document with the query's id is the "
+        "query itself: it was left out of the results (data.shared_ids).",
+    )
 
 
 def _without_role(split: Artefact) -> tuple[str, ...]:

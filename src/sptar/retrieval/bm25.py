@@ -244,14 +244,15 @@ class Bm25Index:
     def search(self, queries: Sequence[Query], top_k: int) -> Run:
         """The best ``top_k`` documents of each query, best first; ties by document id, ascending.
 
-        Every query is in the run, also one without any match. A document whose id equals the
-        query's id is never returned, nor is one with score 0.
+        Every query is in the run, also one without any match. The document that is the
+        query itself is never returned, nor is one with score 0.
         """
         run: Run = {}
         for query in queries:
             scores = self.scores(query.text)
-            if query.query_id in self._corpus:
-                scores[self._corpus.position(query.query_id)] = 0
+            own = query.own_doc_id
+            if own is not None and own in self._corpus:
+                scores[self._corpus.position(own)] = 0
             run[query.query_id] = {found.doc_id: found.score for found in self._best(scores, top_k)}
         return run
 

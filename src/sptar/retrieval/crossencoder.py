@@ -221,7 +221,7 @@ class CrossEncoderReranker:
         for number, query in enumerate(queries, start=1):
             run[query.query_id] = {}
             found = (doc_id for doc_id in candidates.get(query.query_id, {}))
-            waiting += [(query, doc_id) for doc_id in found if doc_id != query.query_id]
+            waiting += [(query, doc_id) for doc_id in found if doc_id != query.own_doc_id]
             if waiting and (number == len(queries) or len(waiting) >= _PAIRS_AT_ONCE):
                 scores = self.scores(
                     [asked.text for asked, _ in waiting],

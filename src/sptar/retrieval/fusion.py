@@ -17,14 +17,16 @@ def reciprocal_rank_fusion(
     *,
     k: int = 60,
     weights: Sequence[float] | None = None,
+    separate_ids: bool = False,
 ) -> Run:
     """Join runs by the ranks of their documents.
 
     A document's score is the sum of ``weight / (k + rank)`` over the runs that hold it, ranks
     counted from 1: Cormack, Clarke and Büttcher, *Reciprocal Rank Fusion Outperforms Condorcet and
     Individual Rank Learning Methods*, SIGIR 2009. A run's order is by score, ties by document id,
-    ascending; so is that of the result. A document whose id equals the query's is left out before
-    ranks are counted. A query that only some of the runs hold is kept, with what they found.
+    ascending; so is that of the result. A document with the query's id is left out before
+    ranks are counted, unless ``separate_ids`` says that equal ids mean different things. A query
+    that only some of the runs hold is kept, with what they found.
 
     Args:
         runs: two or more (one is taken as it is); neither their order nor that of their entries
@@ -49,7 +51,7 @@ def reciprocal_rank_fusion(
         raise ValueError("k is at least 0")
     factors = _factors(runs, weights, default=1.0)
     fused: Run = {}
-    for query_id, rankings in _by_query(runs, top_k):
+    for query_id, rankings in _by_query(runs, top_k, separate_ids):
         parts: dict[str, list[float]] = {}
         for factor, scores in zip(factors, rankings, strict=True):
             for rank, doc_id in enumerate(_ordered(scores), start=1):
@@ -58,7 +60,13 @@ def reciprocal_rank_fusion(
     return fused
 
 
-def score_fusion(runs: Sequence[Run], top_k: int, *, weights: Sequence[float] | None = None) -> Run:
+def score_fusion(
+    runs: Sequence[Run],
+    top_k: int,
+    *,
+    weights: Sequence[float] | None = None,
+    separate_ids: bool = False,
+) -> Run:
     """Join runs by their scores, brought to 0 … 1 for each query and run.
 
     A score s becomes (s - lowest) / (highest - lowest) of the query's ranking in that run. Where
@@ -84,7 +92,7 @@ def score_fusion(runs: Sequence[Run], top_k: int, *, weights: Sequence[float] | 
     """
     factors = _factors(runs, weights, default=1.0 / max(1, len(runs)))
     fused: Run = {}
-    for query_id, rankings in _by_query(runs, top_k):
+    for query_id, rankings in _by_query(runs, top_k, separate_ids):
         parts: dict[str, list[float]] = {}
         for factor, scores in zip(factors, rankings, strict=True):
             for doc_id, share in _shares(scores).items():
@@ -106,15 +114,16 @@ def _factors(runs: Sequence[Run], weights: Sequence[float] | None, default: floa
 
 
 def _by_query(
-    runs: Sequence[Run], top_k: int
+    runs: Sequence[Run], top_k: int, separate_ids: bool
 ) -> Iterator[tuple[str, Sequence[Mapping[str, float]]]]:
-    """Each query of any run, with what every run found for it; without the query's own document."""
+    """Each query of any run, with what every run found for it, without the query itself."""
     if top_k < 1:
         raise ValueError("top_k is at least 1")
     for query_id in dict.fromkeys(query_id for run in runs for query_id in run):
         rankings = [dict(run.get(query_id, {})) for run in runs]
         for scores in rankings:
-            scores.pop(query_id, None)
+            if not separate_ids:
+                scores.pop(query_id, None)
             for doc_id, score in scores.items():
                 if not math.isfinite(score):
                     raise DataError(

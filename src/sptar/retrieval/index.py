@@ -21,7 +21,15 @@ import numpy.typing as npt
 from sptar.errors import ModelError
 from sptar.types import Document, Query, Run
 
-__all__ = ["Best", "DenseIndex", "DenseSearcher", "DocumentIds", "ListedIds", "QueryEncoder"]
+__all__ = [
+    "Best",
+    "DenseIndex",
+    "DenseSearcher",
+    "DocumentIds",
+    "ListedIds",
+    "QueryEncoder",
+    "own_position",
+]
 
 Vectors = npt.NDArray[np.float32]
 
@@ -45,6 +53,12 @@ class DocumentIds(Protocol):
     def position(self, doc_id: str) -> int: ...
 
     def doc_id(self, position: int) -> str: ...
+
+
+def own_position(query: Query, ids: DocumentIds) -> int:
+    """Position of the document that is the query itself; -1 where there is none."""
+    own = query.own_doc_id
+    return ids.position(own) if own is not None and own in ids else -1
 
 
 class ListedIds:
@@ -296,8 +310,8 @@ class DenseIndex:
             top_k: documents for each query at most.
 
         Returns:
-            Rankings, best first, ties by document id ascending (at the cut-off too). A document
-            whose id equals the query's is left out. Scores are dot products in float64.
+            Rankings, best first, ties by document id ascending (at the cut-off too). The
+            document that is the query itself is left out. Scores are dot products in float64.
         """
         if top_k < 1:
             raise ValueError("top_k is at least 1")
@@ -314,10 +328,7 @@ class DenseIndex:
                 hint="The retriever's training diverged: lower train.learning_rate.",
             )
         own = np.array(
-            [
-                self._ids.position(query.query_id) if query.query_id in self._ids else -1
-                for query in queries
-            ],
+            [own_position(query, self._ids) for query in queries],
             dtype=np.int64,
         )
         # A corpus on disk parses a line for each id, and many queries find the same documents.

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sptar.errors import DataError
-from sptar.retrieval.index import Best, DocumentIds
+from sptar.retrieval.index import Best, DocumentIds, own_position
 from sptar.retrieval.late_scores import MaxSim, TokenVectors, longest_vector
 from sptar.types import Corpus, Query, Run
 
@@ -115,8 +115,8 @@ class LateIndex:
                 that has none gets an empty ranking. ``None`` compares with all documents.
 
         Returns:
-            Rankings, best first, ties by document id ascending (at the cut-off too). A document
-            whose id equals the query's is left out. Scores are exact, see :class:`MaxSim`.
+            Rankings, best first, ties by document id ascending (at the cut-off too). The
+            document that is the query itself is left out. Scores are exact, see :class:`MaxSim`.
 
         Raises:
             DataError: a candidate is no document of the index.
@@ -131,15 +131,12 @@ class LateIndex:
         compare = MaxSim(query_vectors)
         best = [Best(top_k, self._id_of) for _ in queries]
         if candidates is None:
-            own = [
-                self._ids.position(query.query_id) if query.query_id in self._ids else -1
-                for query in queries
-            ]
+            own = [own_position(query, self._ids) for query in queries]
             self._search_all(compare, best, own, top_k)
         else:
             for number, query in enumerate(queries):
                 wanted = candidates.get(query.query_id, {})
-                positions = self._positions(query.query_id, wanted)
+                positions = self._positions(query, wanted)
                 self._search_some(compare, number, best[number], positions)
         return {query.query_id: found.ranked() for query, found in zip(queries, best, strict=True)}
 
@@ -159,16 +156,17 @@ class LateIndex:
                         exact = compare.exact(similar, piece, query, first, texts, longest)
                         best[query].add(texts + place.first, exact)
 
-    def _positions(self, query_id: str, wanted: Mapping[str, float]) -> npt.NDArray[np.int64]:
+    def _positions(self, query: Query, wanted: Mapping[str, float]) -> npt.NDArray[np.int64]:
         """Positions of the candidates, ascending, without the query's own document."""
         positions = []
         for doc_id in wanted:
             if doc_id not in self._ids:
                 raise DataError(
-                    f"Document {doc_id}, a candidate of query {query_id}, is not in the index.",
+                    f"Document {doc_id}, a candidate of query {query.query_id}, is not in the "
+                    "index.",
                     hint="Candidates and index belong to different collections: make them again.",
                 )
-            if doc_id != query_id:
+            if doc_id != query.own_doc_id:
                 positions.append(self._ids.position(doc_id))
         return np.array(sorted(positions), np.int64)
 

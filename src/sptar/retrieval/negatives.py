@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from sptar.config import TrainConfig
 from sptar.errors import DataError
 from sptar.io import read_jsonl, to_json, write_jsonl
 from sptar.progress import silent
-from sptar.types import Corpus, Pair, Progress, Query, Run, Searcher
+from sptar.types import Corpus, Pair, Progress, Run, Searcher
 
 __all__ = [
     "MinedNegatives",
@@ -124,7 +124,7 @@ def mine_negatives(
 
     Returns:
         The negatives of each pair, in the order of the pairs. None is a known answer, has the text
-        of one, or has the query's id.
+        of one, or is the query itself.
 
     Raises:
         DataError: the corpus has too few other documents.
@@ -143,7 +143,7 @@ def mine_negatives(
         if searcher is not None:
             queries = {pairs[number].query.query_id: pairs[number].query for number in part}
             run = searcher.search(
-                [Query(query_id, query.text.strip()) for query_id, query in queries.items()],
+                [replace(query, text=query.text.strip()) for query in queries.values()],
                 config.mine_depth,
             )
         for number in part:
@@ -204,7 +204,8 @@ class _Miner:
     def negatives_of(self, pair: Pair, ranking: Mapping[str, float] | None) -> MinedNegatives:
         """Negatives from the ranking of the pair's query (``None``: there is none), then others."""
         text, own_id = pair.query.text.strip(), pair.document.doc_id
-        answers = self._answers[text] | {pair.query.query_id}
+        own_doc_id = pair.query.own_doc_id
+        answers = self._answers[text] | ({own_doc_id} if own_doc_id is not None else set())
         texts = self._texts[text]
         wanted = self._config.negatives_per_pair
         allowed, left_out = self._filtered(ranking or {}, own_id, answers)

@@ -63,7 +63,9 @@ def reduced_dev_set(
     answers: dict[str, list[str]] = {}
     for query in queries:
         judged = qrels.get(query.query_id, {})
-        relevant = [doc_id for doc_id, grade in judged.items() if grade > 0]
+        relevant = [
+            doc_id for doc_id, grade in judged.items() if grade > 0 and doc_id != query.own_doc_id
+        ]
         for doc_id in relevant:
             if doc_id not in corpus:
                 raise DataError(

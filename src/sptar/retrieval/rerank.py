@@ -83,7 +83,7 @@ class VectorReranker:
         """The ``top_k`` best candidates of each query; ties broken by document id, ascending.
 
         The candidates' scores and order do not matter, and the corpus is not read: its documents
-        are encoded. A document whose id equals the query's is left out; a query without candidates
+        are encoded. The document that is the query itself is left out; a query without candidates
         gets an empty ranking.
 
         Raises:
@@ -100,7 +100,9 @@ class VectorReranker:
         run: Run = {}
         for query, vector in zip(queries, vectors, strict=True):
             found = [
-                doc_id for doc_id in candidates.get(query.query_id, {}) if doc_id != query.query_id
+                doc_id
+                for doc_id in candidates.get(query.query_id, {})
+                if doc_id != query.own_doc_id
             ]
             scores = self._scores(np.asarray(vector, np.float32), found)
             if not np.isfinite(scores).all():

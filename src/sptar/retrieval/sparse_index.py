@@ -20,7 +20,7 @@ from scipy import sparse
 
 from sptar.errors import DataError, ModelError
 from sptar.io import atomic_path
-from sptar.retrieval.index import Best, DocumentIds
+from sptar.retrieval.index import Best, DocumentIds, own_position
 from sptar.types import Query, Run
 
 __all__ = [
@@ -163,7 +163,7 @@ class SparseIndex:
         Returns:
             Rankings, best first, ties by document id ascending (at the cut-off too). A document
             that shares no word with the query, so that its score is 0, is not found, as with BM25.
-            One whose id equals the query's is left out.
+            The one that is the query itself is left out.
 
         Raises:
             ModelError: a vector holds values that are no numbers.
@@ -177,10 +177,7 @@ class SparseIndex:
         if self._dimension not in (None, query_vectors.shape[1]):
             raise ValueError("vectors of queries and documents differ in dimension")
         left = _checked(query_vectors, "Query")
-        own = [
-            self._ids.position(query.query_id) if query.query_id in self._ids else -1
-            for query in queries
-        ]
+        own = [own_position(query, self._ids) for query in queries]
         # A corpus on disk parses a line for each id, and many queries find the same documents.
         id_of = lru_cache(maxsize=_REMEMBERED_IDS)(self._ids.doc_id)
         best = [Best(top_k, id_of) for _ in queries]

@@ -87,8 +87,7 @@ def answer(
     collection = Collection.open(
         record.artefact(workspace, method, "collection").path("collection")
     )
-    # An id that no document has, so that nothing is taken for the question itself.
-    query = Query("\0question", text)
+    query = Query("question", text, is_document=False)
     step = next((name for name in _RUNS if name in record.methods[method]), _RUNS[-1])
     config = parse_config(record.config, where=f"run '{run}'")
     asked = _Asked(workspace, config, collection, query)

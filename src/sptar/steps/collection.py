@@ -81,6 +81,7 @@ class CollectionStep(Step):
     def settings(self) -> dict[str, Any]:
         """Content of the source, and how its rows are read."""
         return {
+            **({} if self.data.shared_ids == "auto" else {"shared_ids": self.data.shared_ids}),
             "content": self.identity,
             "columns": dict(self.data.columns),
             "on_error": self.data.on_error,

@@ -56,7 +56,13 @@ class EvaluateStep(Step):
         qrels = collection.judgements(open_split(inputs, context).test)
         measures = [Measure.parse(name) for name in self.evaluate.measures]
         run = read_run(inputs["run"].path("run.trec.gz"))
-        scores = evaluate(run, qrels, measures, relevance_level=self.evaluate.relevance_level)
+        scores = evaluate(
+            run,
+            qrels,
+            measures,
+            self.evaluate.relevance_level,
+            separate_ids=collection.separate_ids,
+        )
         scores.save(output.path("scores.json"))
         return {"means": {str(measure): scores.mean(measure) for measure in measures}}
 

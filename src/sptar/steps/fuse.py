@@ -19,10 +19,13 @@ def join_runs(first: Run, second: Run, settings: SearchConfig, top_k: int) -> Ru
     """Two runs as one, the way the settings say."""
     from sptar.retrieval.fusion import reciprocal_rank_fusion, score_fusion
 
+    # Whether a document is the query itself was decided when the runs were made.
     if settings.fusion == "rrf":
-        return reciprocal_rank_fusion([first, second], top_k, k=settings.fusion_k)
+        return reciprocal_rank_fusion(
+            [first, second], top_k, k=settings.fusion_k, separate_ids=True
+        )
     weights = (settings.fusion_weight, 1 - settings.fusion_weight)
-    return score_fusion([first, second], top_k, weights=weights)
+    return score_fusion([first, second], top_k, weights=weights, separate_ids=True)
 
 
 @dataclass(frozen=True)

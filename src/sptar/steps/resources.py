@@ -66,9 +66,15 @@ def labelled_pairs(collection: Collection, query_ids: Sequence[str]) -> list[Pai
 
 def training_pairs(inputs: Mapping[str, Artefact], context: Context) -> list[Pair]:
     """The training set that a step reads, in the order of its file."""
-    corpus = open_collection(inputs, context).corpus
+    collection = open_collection(inputs, context)
     return [
-        Pair(Query(row["query_id"], row["text"]), corpus.get(row["doc_id"]))
+        # A weak query is no document, whatever its id is.
+        Pair(
+            collection.queries[row["query_id"]]
+            if row["source"] == "label"
+            else Query(row["query_id"], row["text"], is_document=False),
+            collection.corpus.get(row["doc_id"]),
+        )
         for _, row in read_jsonl(inputs["pairs"].path("pairs.jsonl"))
     ]
 

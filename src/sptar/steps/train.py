@@ -194,7 +194,7 @@ class TrainStep(Step):
             found = [
                 (-float(score), document.doc_id)
                 for document, score in zip(dev.documents, scores, strict=True)
-                if score > 0 and document.doc_id != query.query_id
+                if score > 0 and document.doc_id != query.own_doc_id
             ]
             best = sorted(found)[:_DEV_CANDIDATES]
             candidates[query.query_id] = {doc_id: -negated for negated, doc_id in best}

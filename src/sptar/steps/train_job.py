@@ -46,7 +46,13 @@ class TrainingJob:
         measure = Measure.parse(self.measure)
 
         def dev_score(run: Run, judged: Qrels) -> float:
-            scores = evaluate(run, judged, [measure], relevance_level=self.relevance_level)
+            scores = evaluate(
+                run,
+                judged,
+                [measure],
+                self.relevance_level,
+                separate_ids=not any(query.is_document for query in self.dev.queries),
+            )
             return scores.mean(measure)
 
         return train_retriever(
@@ -80,7 +86,7 @@ class TrainingJob:
             folder / "pairs.jsonl",
             (
                 {
-                    "query": [pair.query.query_id, pair.query.text],
+                    "query": _row(pair.query),
                     "document": number_of(pair.document),
                     "negatives": [number_of(document) for document in own],
                 }
@@ -110,7 +116,7 @@ class TrainingJob:
                 "teacher_scores": data.teacher_scores is not None,
                 "in_batch_teacher": None if teacher is None else str(teacher.folder.resolve()),
                 "dev": {
-                    "queries": [[query.query_id, query.text] for query in dev.queries],
+                    "queries": [_row(query) for query in dev.queries],
                     "documents": dev_documents,
                     "qrels": dev.qrels,
                     "hard_negatives": dev.hard_negatives,
@@ -154,6 +160,10 @@ class TrainingJob:
             output=Path(told["output"]),
             checkpoints=Path(told["checkpoints"]),
         )
+
+
+def _row(query: Query) -> list[Any]:
+    return [query.query_id, query.text, query.is_document]
 
 
 def write_result(folder: Path, result: TrainingResult) -> None:

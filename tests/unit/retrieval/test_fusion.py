@@ -85,6 +85,9 @@ def test_a_document_that_is_the_query_is_left_out_before_ranks_are_counted(fuse)
     without = {"d1": {"d2": 2.0, "d3": 1.0}}
     other = {"d1": {"d3": 4.0, "d4": 3.0}}
     assert fuse([with_itself, other], 10) == fuse([without, other], 10)
+    kept = fuse([with_itself, other], 10, separate_ids=True)
+    renamed = fuse([{"q": run["d1"]} for run in (with_itself, other)], 10)
+    assert kept["d1"] == renamed["q"]
 
 
 @pytest.mark.parametrize("fuse", KINDS)
