@@ -88,7 +88,8 @@ class _Trial:
         self._prefix = prefix
         self._endings = {"first": first, "second": second, "short": third}
         self._dtype = model.get_input_embeddings().weight.dtype
-        self._virtual = self._embed(virtual)
+        # Between two tokens each: like learned vectors, and the embeddings of no token.
+        self._virtual = (self._embed(virtual) + self._embed(virtual.flip(0))) / 2
         self._texts: dict[tuple[str, bool], _Text] = {}
 
     def verdict(self) -> Verdict:
@@ -224,7 +225,8 @@ class _Trial:
     def _embeddings_are_ids(self) -> bool:
         text = self._text("first")
         found = self._plain({"inputs_embeds": self._embed(text.ids)[None]})[0]
-        return self._same(found, text.logits)
+        behind_virtual = self._text("first", soft=True).logits
+        return self._same(found, text.logits) and bool(torch.isfinite(behind_virtual).all())
 
     def _positions_agree(self) -> bool:
         text = self._text("first")

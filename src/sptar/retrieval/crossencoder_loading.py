@@ -21,6 +21,7 @@ from sptar.retrieval.encoder_loading import (
     pad_token_set,
     pick_device,
 )
+from sptar.retrieval.encoder_trial import try_encoder
 from sptar.types import Progress
 
 __all__ = ["LoadedCrossEncoder", "load_cross_encoder_model"]
@@ -73,7 +74,8 @@ def load_cross_encoder_model(
     for module in model.modules():
         if isinstance(module, Transformer):
             _prepare(module, name, config.max_tokens)
-    return LoadedCrossEncoder(model.eval().float(), new_head=not trained)
+    try_encoder(model.eval().float(), name)
+    return LoadedCrossEncoder(model, new_head=not trained)
 
 
 def _is_cross_encoder(name: str, source: dict[str, Any]) -> bool:

@@ -293,6 +293,7 @@ def load_encoder(
             :func:`sptar.retrieval.starts.load_start`.
     """
     from sptar.retrieval.encoder_loading import load_sentence_transformer, pick_device
+    from sptar.retrieval.encoder_trial import try_encoder
 
     recipe = config if config is not None else TrainConfig()
     if name is None:
@@ -310,6 +311,7 @@ def load_encoder(
             trust_remote_code=recipe.trust_remote_code,
             progress=progress,
         )
+        try_encoder(model, str(name))
     return Encoder(
         model,
         retriever_spec(recipe),

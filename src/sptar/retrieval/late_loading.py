@@ -24,6 +24,7 @@ from sptar.retrieval.encoder_loading import (
     pad_token_set,
     pick_device,
 )
+from sptar.retrieval.encoder_trial import try_encoder
 from sptar.types import Progress
 
 __all__ = ["load_multi_vector_encoder", "punctuation_tokens"]
@@ -53,7 +54,8 @@ def load_multi_vector_encoder(
 
     Raises:
         ModelError: nothing loadable under this name; weights that are not safetensors; code of the
-            repository's own without ``trust_remote_code``; a start without a transformer.
+            repository's own without ``trust_remote_code``; a start without a transformer, or
+            one that fails its trial.
     """
     with loading_safely(name):
         if _is_multi_vector(name, config.revision):
@@ -71,7 +73,8 @@ def load_multi_vector_encoder(
                 body.document_length = _smaller(config.max_tokens, own)
         else:
             model = _built_around(name, config, progress)
-    return model.eval().float()
+    try_encoder(model.eval().float(), name)
+    return model
 
 
 def _is_multi_vector(name: str, revision: str | None) -> bool:

@@ -29,6 +29,7 @@ from sptar.retrieval.encoder_loading import (
     pad_token_set,
     pick_device,
 )
+from sptar.retrieval.encoder_trial import check_reads_text, try_encoder
 from sptar.types import Progress
 
 __all__ = ["load_sparse_model"]
@@ -101,7 +102,8 @@ def load_sparse_model(
         if isinstance(module, Transformer):
             pad_token_set(module.tokenizer, name)
     bound_tokens(model, config.max_tokens, config.max_query_tokens)
-    return model.eval().float()
+    try_encoder(model.eval().float(), name)
+    return model
 
 
 def _saved_as(name: str, revision: str | None) -> str | None:
@@ -125,6 +127,7 @@ def _plain_modules(
         processor_kwargs=dict(source),
         config_kwargs={**source, **overrides},
     )
+    check_reads_text(body, name)
     # Learned positions count from the left: padding there would shift a text by its neighbours.
     if isinstance(body.tokenizer, PreTrainedTokenizerBase):
         body.tokenizer.padding_side = "right"

@@ -23,6 +23,7 @@ from sptar.retrieval.encoder_loading import (
     loading_safely,
     pick_device,
 )
+from sptar.retrieval.encoder_trial import try_encoder
 from sptar.retrieval.retriever import Role
 from sptar.retrieval.specs import retriever_spec
 from sptar.types import Progress
@@ -40,8 +41,8 @@ def load_start(config: TrainConfig, *, progress: Progress = silent) -> SentenceT
     count.
 
     Raises:
-        ModelError: a start cannot be loaded, has no such table, or the two towers give vectors of
-            different lengths.
+        ModelError: a start cannot be loaded, has no such table, fails its trial, or the two towers
+            give vectors of different lengths.
     """
     if config.towers == "shared":
         model = _one(config.start, config, progress)
@@ -50,7 +51,8 @@ def load_start(config: TrainConfig, *, progress: Progress = silent) -> SentenceT
         queries = _one(config.query_start or config.start, config, progress)
         model = _two_towers(queries, documents, config)
     bound_tokens(model, config.max_tokens, config.max_query_tokens)
-    return model.eval().float()
+    try_encoder(model.eval().float(), config.start)
+    return model
 
 
 def _one(name: str, config: TrainConfig, progress: Progress) -> SentenceTransformer:
