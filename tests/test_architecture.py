@@ -26,6 +26,7 @@ LAYERS = (
         "plain_yaml",
         "progress",
         "wording",
+        "run_folders",
         "workspace",
         "blocks",
         "locks",

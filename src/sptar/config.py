@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
@@ -45,11 +45,13 @@ __all__ = [
     "TrainConfig",
     "TuneConfig",
     "did_you_mean",
+    "differences",
     "dump_config",
     "load_config",
     "parse_config",
     "problems_of",
     "result_settings",
+    "shown",
 ]
 
 
@@ -727,7 +729,7 @@ class RunConfig(Section):
     def _names_a_folder(cls, value: str) -> str:
         if not re.fullmatch(r"\w[\w.-]*", value) or len(value.encode()) > _LONGEST_NAME:
             raise ValueError(
-                f"{_shown(value)} is no name of a run: it begins with a letter, a digit or `_`, "
+                f"{shown(value)} is no name of a run: it begins with a letter, a digit or `_`, "
                 f"goes on with these, `.` and `-`, and takes {_LONGEST_NAME} bytes at most"
             )
         return value
@@ -811,20 +813,64 @@ class RunConfig(Section):
 
 
 def result_settings(section: BaseModel, *, leave_out: Sequence[str] = ()) -> dict[str, Any]:
-    """The settings of a section that change results, as plain JSON values."""
-    values = section.model_dump(mode="json")
-    kept: dict[str, Any] = {}
+    """The settings of a section that change results, as plain JSON values.
+
+    One that came later is left out at its default: artefacts from before it are still found.
+    """
+    kept = _result_values(section, leave_out=leave_out)
     for name, field in type(section).model_fields.items():
         extra = field.json_schema_extra
-        if name in leave_out:
-            continue
-        if isinstance(extra, dict):
-            if extra.get("changes_results") is False:
-                continue
-            if extra.get("added_later") and values[name] == field.default:
-                continue
-        kept[name] = values[name]
+        if isinstance(extra, dict) and extra.get("added_later") and kept.get(name) == field.default:
+            kept.pop(name, None)
     return kept
+
+
+def _result_values(section: BaseModel, *, leave_out: Iterable[str] = ()) -> dict[str, Any]:
+    """Every setting of a section but those that never change a result, as plain JSON values."""
+    values = section.model_dump(mode="json")
+    fields = type(section).model_fields
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in leave_out
+        and not (
+            isinstance(extra := fields[name].json_schema_extra, dict)
+            and extra.get("changes_results") is False
+        )
+    }
+
+
+def differences(first: RunConfig, second: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Settings that change results and differ: dotted name → both values, None where not set."""
+
+    def flat(config: RunConfig) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name in type(config).model_fields:
+            value = getattr(config, name)
+            if isinstance(value, BaseModel):
+                # What is not set in `train` takes the value of the retriever's row.
+                unset = set(type(value).model_fields) - value.model_fields_set
+                settings = _result_values(value, leave_out=unset if name == "train" else ())
+                found |= {f"{name}.{key}": own for key, own in settings.items()}
+            elif name not in ("name", "note"):
+                found[name] = value
+        return found
+
+    one, other = flat(first), flat(second)
+    return {
+        name: (one.get(name), other.get(name))
+        for name in dict.fromkeys([*one, *other])
+        if one.get(name) != other.get(name)
+    }
+
+
+def _section_of(name: str) -> type[BaseModel] | None:
+    """The section under a key of a config."""
+    field = RunConfig.model_fields.get(name)
+    for candidate in () if field is None else (field.annotation, *get_args(field.annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
 
 
 def dump_config(config: RunConfig) -> dict[str, Any]:
@@ -851,22 +897,8 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
 
 def _known_keys(location: Sequence[int | str]) -> list[str]:
-    model: Any = RunConfig
-    for part in location:
-        field = model.model_fields.get(str(part)) if hasattr(model, "model_fields") else None
-        if field is None:
-            return []
-        model = next(
-            (
-                candidate
-                for candidate in (field.annotation, *getattr(field.annotation, "__args__", ()))
-                if isinstance(candidate, type) and issubclass(candidate, BaseModel)
-            ),
-            None,
-        )
-        if model is None:
-            return []
-    return list(model.model_fields)
+    section = RunConfig if not location else _section_of(str(location[0]))
+    return [] if section is None else list(section.model_fields)
 
 
 _SHOWN = 60
@@ -879,7 +911,7 @@ _shortened.maxstring = _shortened.maxother = _SHOWN
 _shortened.maxlist = _shortened.maxdict = _shortened.maxlevel = 3
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as a message shows it: at most a line of it."""
     try:
         return _shortened.repr(value)
@@ -901,10 +933,10 @@ def problems_of(error: ValidationError) -> str:
         elif item["type"] == "value_error":
             lines.append(f"{key}: {item['msg'].removeprefix('Value error, ')}")
         elif item["type"] in ("model_type", "dict_type", "model_attributes_type"):
-            lines.append(f"{key}: a table of settings is needed, not {_shown(item['input'])}")
+            lines.append(f"{key}: a table of settings is needed, not {shown(item['input'])}")
         else:
             lines.append(
-                f"{key}: {item['msg'][:1].lower()}{item['msg'][1:]}, not {_shown(item['input'])}"
+                f"{key}: {item['msg'][:1].lower()}{item['msg'][1:]}, not {shown(item['input'])}"
             )
     if len(lines) > _MOST_PROBLEMS:
         more = len(lines) - _MOST_PROBLEMS
@@ -929,10 +961,10 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
         raise ConfigError(
-            f"--set {_shown(assignment)} is not of the form a.b=c.",
+            f"--set {shown(assignment)} is not of the form a.b=c.",
             hint="Example: --set tune.epochs=20",
         )
-    value = read_plain_yaml(text, f"--set {_shown(assignment)}")
+    value = read_plain_yaml(text, f"--set {shown(assignment)}")
     target: dict[str, Any] = values
     *parents, last = key.strip().split(".")
     for parent in parents:
@@ -940,7 +972,7 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
         if below is None:
             below = target[parent] = {}
         if not isinstance(below, dict):
-            raise ConfigError(f"--set {_shown(assignment)}: '{parent}' has no settings below it.")
+            raise ConfigError(f"--set {shown(assignment)}: '{parent}' has no settings below it.")
         target = below
     target[last] = value
 
@@ -990,10 +1022,10 @@ def _beside(values: dict[str, Any], folder: Path) -> None:
                 inside[key] = resolve(inside[key])
 
     resolve_in(values, RunConfig)
-    for name, field in RunConfig.model_fields.items():
-        for section in (field.annotation, *get_args(field.annotation)):
-            if isinstance(section, type) and issubclass(section, BaseModel):
-                resolve_in(values.get(name), section)
+    for name in RunConfig.model_fields:
+        section = _section_of(name)
+        if section is not None:
+            resolve_in(values.get(name), section)
     recipes = values.get("recipes")
     for recipe in recipes.values() if isinstance(recipes, dict) else ():
         resolve_in(recipe, TrainConfig)

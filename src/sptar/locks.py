@@ -16,7 +16,7 @@ from typing import IO
 
 from sptar.errors import WorkspaceError
 
-__all__ = ["hold", "refuse_link", "work_along"]
+__all__ = ["hold", "is_held", "refuse_link", "work_along"]
 
 _PATIENCE = 10.0
 """Seconds that workers of a dead process get to notice it."""
@@ -93,6 +93,23 @@ def hold(folder: Path, what: str) -> Iterator[None]:
         finally:
             # Said aloud: a child that was forked meanwhile may have a copy of the open file.
             fcntl.flock(own, fcntl.LOCK_UN)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the right to write what is in ``folder``; changes nothing."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    path = folder.parents[1] / "locks" / f"{folder.name}.lock"
+    try:
+        with path.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def work_along(folder: Path) -> None:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sptar.config import RunConfig, dump_config
-from sptar.errors import WorkspaceError
+from sptar.config import RunConfig, differences, dump_config, parse_config, shown
+from sptar.errors import ConfigError, WorkspaceError
 from sptar.graph import RunGraph, build_graph
 from sptar.io import atomic_write_text, read_json, write_json
+from sptar.run_folders import RECORD, RunFolder
 from sptar.steps.base import Context, Made, Step, make
 from sptar.steps.walk import title_of, users_of
 from sptar.workspace import Artefact, Workspace
 
-__all__ = ["RunRecord", "StepRecord", "load_record", "run"]
+__all__ = ["RunRecord", "StepRecord", "load_record", "refusal", "run", "unfinished_record"]
 
 
 @dataclass(frozen=True)
@@ -81,31 +82,70 @@ class RunRecord:
 
 
 def run(
-    config: RunConfig, context: Context, *, until: Iterable[str] | None = None
+    config: RunConfig,
+    context: Context,
+    *,
+    until: Iterable[str] | None = None,
+    replace: bool = False,
+    page: Callable[[RunRecord, Path], object] | None = None,
 ) -> tuple[RunGraph, RunRecord]:
     """Make every artefact of a config (or only those up to the steps ``until``) and record it.
 
-    The report is not made here: it only reads what lies in the workspace afterwards. The record of
-    a finished run is replaced by a whole run alone, not by a single step of one.
+    The record, and what ``page`` writes, come into being beside a finished run of the same name and
+    take its place when all is made; a single step of one takes nobody's place.
+
+    Args:
+        replace: whether a finished run of this name whose scores would go may be replaced.
+        page: writes the pages of the finished run into a folder. Reports are not made here: they
+            only read what lies in the workspace.
+
+    Raises:
+        WorkspaceError: a finished run of this name has other settings and may not be replaced, or
+            another process is making a run of this name.
     """
     workspace = context.workspace
     graph = build_graph(config, workspace)
-    folder = workspace.run_folder(config.name)
-    settings = dump_config(config)
-    recorded = until is None or not _is_finished(folder)
-    if recorded:
-        atomic_write_text(
-            folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-        )
-    elif read_json(folder / "run.json")["config"] != settings:
-        context.progress.message(
-            f"The run '{config.name}' is finished with other settings and keeps its record; "
-            "`sptar run` with these replaces it."
-        )
     steps = graph.steps(until)
-    record = RunRecord(
+    record = _record(config, graph, steps)
+    folder = workspace.run(config.name)
+    finished = _finished(folder)
+    if until is not None:
+        if finished is not None and finished.config != record.config:
+            context.progress.message(
+                f"The run '{config.name}' is finished with other settings and keeps its record; "
+                "`sptar run --replace` with these takes its place."
+            )
+        news = finished is None or _news(finished, record)
+        # A whole run that is under way keeps its draft to itself.
+        if news and not workspace.locked("run", config.name):
+            with workspace.lock("run", config.name):
+                _make(steps, record, context, folder.begin())
+        else:
+            _make(steps, record, context, None)
+        return graph, record
+    if finished is not None:
+        refusal = _refusal(finished, record, workspace)
+        if refusal is not None and not replace:
+            raise refusal
+        if _loses(finished, record):
+            context.progress.message(
+                f"The finished run '{config.name}' stays as it is until this one takes its place."
+            )
+    with workspace.lock("run", config.name):
+        _make(steps, record, context, folder.begin())
+        record = dataclasses.replace(record, finished=True)
+        _link_models(graph, workspace, folder.draft)
+        if page is not None:
+            page(record, folder.draft)
+        _save_record(folder.draft, record)
+        folder.publish()
+    return graph, record
+
+
+def _record(config: RunConfig, graph: RunGraph, steps: list[Step]) -> RunRecord:
+    return RunRecord(
         config.name,
-        settings,
+        dump_config(config),
         methods={
             graphed.name: {name: step.fingerprint for name, step in graphed.among(steps).items()}
             for graphed in graph.methods
@@ -116,19 +156,70 @@ def run(
         },
         left_out=dict(graph.left_out),
     )
-    for name, reason in graph.left_out.items():
+
+
+def refusal(config: RunConfig, graph: RunGraph, workspace: Workspace) -> WorkspaceError | None:
+    """Why a run would not start without being allowed to replace a finished one; else None."""
+    finished = _finished(workspace.run(config.name))
+    if finished is None:
+        return None
+    return _refusal(finished, _record(config, graph, graph.steps()), workspace)
+
+
+def _news(finished: RunRecord, record: RunRecord) -> bool:
+    """Whether a record names an artefact that the finished one does not."""
+    return any(
+        finished.methods.get(method, {}).get(name) != identity
+        for method, steps in record.methods.items()
+        for name, identity in steps.items()
+    )
+
+
+def _loses(finished: RunRecord, record: RunRecord) -> bool:
+    """Whether scores of a finished run are not among those of a new one."""
+    return any(
+        record.methods.get(method, {}).get("evaluate") != steps.get("evaluate")
+        for method, steps in finished.methods.items()
+    )
+
+
+def _refusal(finished: RunRecord, record: RunRecord, workspace: Workspace) -> WorkspaceError | None:
+    """Only other settings are refused: of other data or another version the same is asked."""
+    try:
+        changed = differences(parse_config(finished.config), parse_config(record.config))
+    except ConfigError:  # a run of another version: what its settings mean is not known
+        return None
+    tests = any(name.startswith("evaluate.") for name in changed)
+    if not changed or not (tests or _loses(finished, record)):
+        return None
+    listed = [
+        f"{name} was {shown(old)} and is {shown(new)}" for name, (old, new) in changed.items()
+    ]
+    more = [f"and {len(listed) - _LISTED} more"] if len(listed) > _LISTED else []
+    return WorkspaceError(
+        f"A run '{record.name}' with other settings is finished in {workspace.root}: "
+        f"{'; '.join(listed[:_LISTED] + more)}.",
+        hint=f"Give this one another name (--set name={record.name}-2), or add --replace: the "
+        "old one stays until the new one has finished.",
+    )
+
+
+_LISTED = 6
+
+
+def _make(steps: list[Step], record: RunRecord, context: Context, draft: Path | None) -> None:
+    """Make steps and note each in the record, in ``draft`` if there is one."""
+    if draft is not None:
+        text = yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True)
+        atomic_write_text(draft / "config.yaml", text)
+        _save_record(draft, record)
+    for name, reason in record.left_out.items():
         context.progress.message(f"{name} is left out: {reason}")
     for step, made in _walk(graph, steps, context):
         seconds = made.artefact.manifest.seconds if made.reused else made.seconds
         record.steps.append(StepRecord(step.name, step.fingerprint, made.reused, round(seconds, 3)))
-        if recorded:
-            _save_record(folder, record)
-    record = replace(record, finished=until is None)
-    if recorded:
-        _save_record(folder, record)
-    if until is None:
-        _link_models(graph, workspace, folder)
-    return graph, record
+        if draft is not None:
+            _save_record(draft, record)
 
 
 def _walk(graph: RunGraph, steps: list[Step], context: Context) -> Iterator[tuple[Step, Made]]:
@@ -142,14 +233,9 @@ def _walk(graph: RunGraph, steps: list[Step], context: Context) -> Iterator[tupl
         yield step, make(step, context)
 
 
-def _is_finished(folder: Path) -> bool:
-    path = folder / "run.json"
-    return path.exists() and bool(read_json(path)["finished"])
-
-
 def _save_record(folder: Path, record: RunRecord) -> None:
     write_json(
-        folder / "run.json",
+        folder / RECORD,
         {
             "name": record.name,
             "finished": record.finished,
@@ -158,38 +244,63 @@ def _save_record(folder: Path, record: RunRecord) -> None:
             "parts": record.parts,
             "left_out": record.left_out,
             "steps": [vars(step) for step in record.steps],
+            "files": sorted(path.name for path in folder.iterdir()),
         },
     )
 
 
+def _read_record(path: Path) -> RunRecord | None:
+    try:
+        value = read_json(path)
+    except FileNotFoundError:
+        return None
+    try:
+        return RunRecord(
+            value["name"],
+            value["config"],
+            [StepRecord(**step) for step in value["steps"]],
+            value["methods"],
+            value["finished"],
+            value.get("parts", {}),
+            value.get("left_out", {}),
+        )
+    except (KeyError, TypeError, AttributeError):
+        raise WorkspaceError(
+            f"{path} is no record of a run.",
+            hint="Remove its folder and run again: what was made is reused.",
+        ) from None
+
+
+def _finished(folder: RunFolder) -> RunRecord | None:
+    found = _read_record(folder.place / RECORD)
+    return found if found is not None and found.finished else None
+
+
+def unfinished_record(workspace: Workspace, name: str) -> RunRecord | None:
+    """The record of a run of this name that is under way or was stopped."""
+    folder = workspace.run(name)
+    found = _read_record(folder.draft / RECORD)
+    if found is None and _finished(folder) is None:
+        # Before there were drafts it lay where a finished one lies.
+        return _read_record(folder.place / RECORD)
+    return found
+
+
 def load_record(workspace: Workspace, name: str) -> RunRecord:
-    """Read the record of a run.
+    """Read the record of a run: of the finished one, else of the one that is under way.
 
     Raises:
         WorkspaceError: there is no run of this name.
     """
-    path = workspace.run_folder(name) / "run.json"
-    if not path.exists():
+    found = _finished(workspace.run(name)) or unfinished_record(workspace, name)
+    if found is None:
         known = ", ".join(workspace.run_names()) or "none"
         raise WorkspaceError(f"There is no run '{name}' in {workspace.root} (there: {known}).")
-    value = read_json(path)
-    steps = [StepRecord(**step) for step in value["steps"]]
-    return RunRecord(
-        value["name"],
-        value["config"],
-        steps,
-        value["methods"],
-        value["finished"],
-        value.get("parts", {}),
-        value.get("left_out", {}),
-    )
+    return found
 
 
 def _link_models(graph: RunGraph, workspace: Workspace, folder: Path) -> None:
     """Put a link to each trained retriever beside the report, for people."""
-    links = folder / "retrievers"
-    # `sptar` may have been a link before and be a folder with one for each retriever now.
-    shutil.rmtree(links, ignore_errors=True)
     for method in graph.methods:
         trained = method.train
         if trained is None:
@@ -197,7 +308,7 @@ def _link_models(graph: RunGraph, workspace: Workspace, folder: Path) -> None:
         found = workspace.find(trained.name, trained.fingerprint)
         if found is None:
             continue
-        link = links / method.name
+        link = folder / "retrievers" / method.name
         link.parent.mkdir(parents=True, exist_ok=True)
         target = Path(os.path.relpath(found.path("model"), link.parent))
         try:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sptar.config import RunConfig
 from sptar.graph import RunGraph, build_graph
+from sptar.pipeline import refusal
 from sptar.steps.augment import AugmentStep
 from sptar.steps.base import Context, Step, make
 from sptar.steps.resources import labelled_pairs, language_model, open_collection, open_split
@@ -65,6 +66,8 @@ class Plan:
     steps: tuple[PlannedStep, ...]
     probe: Probe | None
     left_out: dict[str, str] = field(default_factory=dict)
+    refused: str | None = None
+    """Why ``sptar run`` would not begin: a finished run of this name would lose its scores."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for machines."""
@@ -100,7 +103,14 @@ def plan(config: RunConfig, context: Context, *, probe: bool) -> Plan:
     # A server's model is not here to be tried.
     here = config.llm is not None and config.llm.backend == "transformers"
     measured = _probe(graph, missing, context) if probe and missing and here else None
-    return Plan(config.name, steps, measured, dict(graph.left_out))
+    refused = refusal(config, graph, workspace)
+    return Plan(
+        config.name,
+        steps,
+        measured,
+        dict(graph.left_out),
+        None if refused is None else str(refused),
+    )
 
 
 def _state(step: Step, workspace: Workspace) -> str:

@@ -3,7 +3,7 @@
 An artefact is finished when its manifest, written last, is there; anything else in its folder is
 the unfinished work of a killed run, which the step may take up again. The manifest holds a SHA-256
 of each file, and a seal over itself: what is read is what was written. Nothing outside this module
-makes up a path below the work folder.
+and ``run_folders`` makes up a path below the work folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any
 from sptar.errors import DataError, WorkspaceError
 from sptar.identity import HashCache, Stamp, hash_json, stamp_of
 from sptar.io import read_json, read_sealed, write_sealed
-from sptar.locks import hold, refuse_link
+from sptar.locks import hold, is_held, refuse_link
+from sptar.run_folders import RunFolder, recorded_runs
 
 __all__ = ["Artefact", "Manifest", "Workspace", "fingerprint"]
 
@@ -165,16 +166,17 @@ class Workspace:
         """Folder of an artefact, finished or not."""
         return self.root / "artefacts" / f"{step}-{identity}"
 
+    def run(self, name: str) -> RunFolder:
+        """Folder of a named run, and its draft."""
+        return RunFolder(self.root / "runs", name)
+
     def run_folder(self, name: str) -> Path:
-        """Folder of a named run: its config, its record and its report."""
-        return self.root / "runs" / name
+        """Folder of a named run that has finished: its config, its record and its report."""
+        return self.run(name).place
 
     def run_names(self) -> list[str]:
         """Names of all recorded runs, oldest first."""
-        records = sorted(
-            (self.root / "runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime
-        )
-        return [path.parent.name for path in records]
+        return recorded_runs(self.root / "runs")
 
     def started(self, step: str, identity: str) -> bool:
         """Whether unfinished work of an artefact lies here."""
@@ -257,6 +259,10 @@ class Workspace:
         if (artefact.manifest.step, artefact.fingerprint) != (step, identity):
             found.append(f"'{MANIFEST}' belongs to another artefact")
         return found
+
+    def locked(self, step: str, identity: str) -> bool:
+        """Whether a process holds the right to write an artefact now."""
+        return is_held(self.folder(step, identity))
 
     def finish(
         self,

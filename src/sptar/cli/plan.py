@@ -45,6 +45,8 @@ def plan(
     )
     for name, reason in made.left_out.items():
         print(f"{name} is left out: {reason}.")
+    if made.refused is not None:
+        print(made.refused)
     found = made.probe
     if found is None:
         return

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from sptar.cli.options import (
     WORK,
@@ -21,6 +24,7 @@ from sptar.cli.options import (
 
 if TYPE_CHECKING:
     from sptar.pipeline import RunRecord
+    from sptar.report.collect import WrittenReport
     from sptar.report.records import MethodExamples
 
 __all__ = ["run"]
@@ -34,6 +38,14 @@ def run(
     executor: ExecutorName = None,
     workers: Workers = None,
     ray_address: RayAddress = None,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="Let this run take the place of a finished one of the same name with other "
+            "settings, once it has finished itself.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make everything that a config asks for, reuse what is there, and write the report."""
@@ -49,8 +61,15 @@ def run(
 
     workspace = Workspace(work)
     shared = executor_of(executor, workers, ray_address)
-    _, record = run_pipeline(settings, Context(workspace, progress, shared))
-    written = write_report(workspace, record)
+    pages: list[WrittenReport] = []
+    _, record = run_pipeline(
+        settings,
+        Context(workspace, progress, shared),
+        replace=replace,
+        page=lambda made, folder: pages.append(write_report(workspace, made, folder)),
+    )
+    page = workspace.run_folder(record.name) / pages[0].page.name
+    written = dataclasses.replace(pages[0], page=page)
     if as_json:
         print_json(written.to_json())
         return

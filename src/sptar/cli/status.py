@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sptar.cli.options import WORK, Json, Work
+
+if TYPE_CHECKING:
+    from sptar.pipeline import RunRecord
+    from sptar.workspace import Workspace
 
 __all__ = ["status"]
 
@@ -21,7 +26,6 @@ def status(
     """Show the runs of a work folder, or the steps of one run."""
     from sptar.cli.output import print_json, print_table
     from sptar.errors import WorkspaceError
-    from sptar.io import read_json
     from sptar.workspace import Workspace
 
     workspace = Workspace(work)
@@ -29,43 +33,59 @@ def status(
     if run is not None and run not in names:
         known = ", ".join(names) or "none"
         raise WorkspaceError(f"There is no run '{run}' in {work} (there: {known}).")
-    records = {
-        name: read_json(workspace.run_folder(name) / "run.json")
-        for name in (names if run is None else [run])
-    }
+    records = {name: _records(workspace, name) for name in (names if run is None else [run])}
     if as_json:
-        print_json(records if run is None else records[run])
+        plain = {name: _as_one(found) for name, found in records.items()}
+        print_json(plain if run is None else plain[run])
         return
     if run is None:
         rows = [
-            [
-                name,
-                "finished" if record["finished"] else "not finished",
-                len(record["steps"]),
-                *_methods(record),
-            ]
-            for name, record in records.items()
+            [name, state, len(record.steps), *_methods(record)]
+            for name, found in records.items()
+            for state, record in found.items()
         ]
         columns = ["run", "state", "steps made", "methods", "retrievers"]
         print_table(f"Runs in {work}", columns, rows)
         return
-    rows = [
-        [
-            step["name"],
-            step["fingerprint"],
-            "reused" if step["reused"] else "made",
-            f"{step['seconds']:.1f}",
+    for state, record in records[run].items():
+        rows = [
+            [
+                step.name,
+                step.fingerprint,
+                "reused" if step.reused else "made",
+                f"{step.seconds:.1f}",
+            ]
+            for step in record.steps
         ]
-        for step in records[run]["steps"]
-    ]
-    print_table(f"Run '{run}'", ["step", "fingerprint", "state", "seconds"], rows)
+        print_table(f"Run '{run}', {state}", ["step", "fingerprint", "state", "seconds"], rows)
 
 
-def _methods(record: dict[str, Any]) -> tuple[str, str]:
+def _records(workspace: Workspace, name: str) -> dict[str, RunRecord]:
+    """State → record: of the finished run, of the one that is under way or was stopped, or both."""
+    from sptar.pipeline import load_record, unfinished_record
+
+    found = {}
+    first = load_record(workspace, name)
+    if first.finished:
+        found["finished"] = first
+    other = unfinished_record(workspace, name)
+    if other is not None:
+        found["under way" if workspace.locked("run", name) else "not finished"] = other
+    return found
+
+
+def _as_one(found: dict[str, RunRecord]) -> dict[str, Any]:
+    """The first record; a second one stands in it under ``unfinished``."""
+    plain = [{**dataclasses.asdict(record), "state": state} for state, record in found.items()]
+    return plain[0] if len(plain) == 1 else {**plain[0], "unfinished": plain[1]}
+
+
+def _methods(record: RunRecord) -> tuple[str, str]:
     """Methods and retrievers of a run, each once."""
-    parts = record.get("parts")
-    if not parts:  # a record of the time when there was one retriever
-        return ", ".join(record["methods"]), "dpr"
-    methods = dict.fromkeys(name.partition("/")[0] for name in parts)
-    retrievers = dict.fromkeys(part["retriever"] for part in parts.values() if part["retriever"])
+    if not record.parts:  # a record of the time when there was one retriever
+        return ", ".join(record.methods), "dpr"
+    methods = dict.fromkeys(name.partition("/")[0] for name in record.parts)
+    retrievers = dict.fromkeys(
+        part["retriever"] for part in record.parts.values() if part["retriever"]
+    )
     return ", ".join(methods), ", ".join(retrievers)

@@ -87,15 +87,17 @@ class WrittenReport:
         }
 
 
-def write_report(workspace: Workspace, record: RunRecord) -> WrittenReport:
-    """Write ``report.html`` and the tables into the run's folder.
+def write_report(
+    workspace: Workspace, record: RunRecord, folder: Path | None = None
+) -> WrittenReport:
+    """Write ``report.html`` and the tables into a folder, by default the run's.
 
     Raises:
         WorkspaceError: the run is not finished.
     """
     reader = RunReader(workspace, record)
     methods = reader.systems
-    folder = workspace.run_folder(record.name)
+    folder = folder or workspace.run_folder(record.name)
     scores = {
         method: Scores.load(reader.get(method, "evaluate").path("scores.json"))
         for method in methods
