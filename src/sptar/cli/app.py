@@ -26,6 +26,7 @@ from sptar.cli import (
     step_verbs,
     verify,
 )
+from sptar.cli.output import let_go, say
 from sptar.errors import SptarError
 
 __all__ = ["application", "run_application"]
@@ -44,9 +45,24 @@ application = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from sptar import __version__
+
+        print(f"sptar {__version__}")
+        raise typer.Exit
+
+
 @application.callback()
 def _options(
     debug: bool = typer.Option(False, "--debug", help="Show the whole traceback of an error."),
+    version: bool = typer.Option(
+        False,
+        "--version",
+        is_eager=True,
+        callback=_print_version,
+        help="Print the version and leave.",
+    ),
 ) -> None:
     """Options of every verb."""
 
@@ -74,12 +90,8 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
 def _interrupted(signals: Sequence[int]) -> int:
-    _say("Stopped. Type the same command again to go on where it stopped.")
+    say("Stopped. Type the same command again to go on where it stopped.")
     return 128 + signals[0] if signals else _INTERRUPTED
 
 
@@ -124,12 +136,13 @@ def _output_is_gone() -> bool:
 def _broken_pipe(error: BrokenPipeError) -> int:
     if not _output_is_gone():
         return _lacking(str(error))
-    sys.stderr.close()
+    let_go(sys.stdout)
+    let_go(sys.stderr)
     return 0
 
 
 def _lacking(what: str) -> int:
-    _say(f"Error: {what}. Mend that and type the same command again: finished work is kept.")
+    say(f"Error: {what}. Mend that and type the same command again: finished work is kept.")
     return 2
 
 
@@ -164,8 +177,13 @@ def _run(arguments: Sequence[str], signals: Sequence[int]) -> int:
     except SptarError as error:
         if debug:
             raise
-        _say(f"Error: {error}")
+        say(f"Error: {error}")
         return 2
+    except SystemExit as leave:
+        # Typer turns a broken pipe into an exit with 1.
+        if not isinstance(leave.__context__, BrokenPipeError):
+            raise
+        return _broken_pipe(leave.__context__)
     except (OSError, MemoryError) as error:
         if isinstance(error, BrokenPipeError):
             return _broken_pipe(error)
@@ -180,7 +198,7 @@ def _run(arguments: Sequence[str], signals: Sequence[int]) -> int:
             return 2
         if debug:
             raise
-        _say(
+        say(
             f"Error: this should not have happened ({type(error).__name__}: {error}). Please "
             "report it with the traceback that the option --debug shows."
         )

@@ -67,6 +67,11 @@ def check(
         report = check_collection(data, progress)
     if as_json:
         print_json(report.to_json())
+    elif not report.documents and not report.queries:
+        # Nothing could be read: why is all that matters, and a table of zeros would hide it.
+        for problem in report.problems:
+            for example in problem.examples:
+                print(example)
     else:
         print_table(f"Collection {source}", ["", "value"], report.to_rows())
     if on_error == "report" and not report.ok:

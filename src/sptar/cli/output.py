@@ -1,7 +1,14 @@
-"""What people see: bars and messages on standard error, results on standard output."""
+"""What people see: bars and messages on standard error, results on standard output.
+
+Whatever these are, a file, a pipe that somebody closes, a terminal of another alphabet, or nothing
+at all, output is no reason to lose work: what cannot be written is escaped or let go.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +27,89 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["TerminalProgress", "print_json", "print_table"]
+__all__ = [
+    "TerminalProgress",
+    "finish_streams",
+    "let_go",
+    "prepare_streams",
+    "print_json",
+    "print_table",
+    "read_text",
+    "say",
+]
+
+
+def prepare_streams() -> None:
+    """Let no character and no closed stream be an error; before anything is printed."""
+    for name in ("stdout", "stderr"):
+        stream: Any = getattr(sys, name)
+        if stream is None:  # closed by whoever started this process
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            setattr(sys, name, os.fdopen(nowhere, "w", encoding="utf-8"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def finish_streams(code: int) -> int:
+    """Write out what is still held back; returns the exit code, 2 when that cannot be written."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:  # the reader had enough
+            let_go(stream)
+        except OSError as error:
+            let_go(stream)
+            say(f"Error: what was to be printed is lost: {error}.")
+            code = code or 2
+    return code
+
+
+def let_go(stream: Any) -> None:
+    """Send a stream nowhere from now on: nobody reads it any more."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def say(text: str) -> None:
+    """A line on standard error, if somebody reads it."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        let_go(sys.stderr)
+
+
+def read_text() -> str:
+    """All of standard input.
+
+    Raises:
+        ConfigError: it is no UTF-8 text.
+    """
+    from sptar.errors import ConfigError
+
+    if sys.stdin is None:
+        return ""
+    try:
+        raw = getattr(sys.stdin, "buffer", None)
+        return sys.stdin.read() if raw is None else raw.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"Standard input is no UTF-8 text (byte {error.start + 1}).") from None
+
+
+class _Errors(Console):
+    """Standard error: a run goes on when nobody reads it any more."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        let_go(sys.stderr)
+
+
+class _Results(Console):
+    """Standard output."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 class _RateColumn(ProgressColumn):
@@ -36,7 +125,7 @@ class TerminalProgress:
     """A bar with rate and time left on a terminal; plain lines where there is none."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = _Errors(stderr=True, highlight=False, soft_wrap=True)
         self._bars: list[tuple[Progress, Any]] = []
 
     def start(self, description: str, total: int | None, unit: str = "") -> None:
@@ -83,7 +172,13 @@ def print_json(value: Any) -> None:
     """One JSON value on standard output."""
     from sptar.io import to_json
 
-    print(to_json(value, indent=2))
+    text = to_json(value, indent=2)
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:  # JSON has escapes of its own
+        text = json.dumps(value, indent=2, allow_nan=False)
+    print(text)
 
 
 def print_table(
@@ -99,4 +194,4 @@ def print_table(
         table.add_column(column, overflow="fold", justify="left" if number == 0 else "default")
     for row in rows:
         table.add_row(*[Text(str(value)) for value in row])
-    Console(width=width, highlight=False).print(table)
+    _Results(width=width, highlight=False).print(table)

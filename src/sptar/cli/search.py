@@ -12,7 +12,7 @@ __all__ = ["search"]
 
 
 def search(
-    text: Annotated[str, typer.Argument(help="The question.")],
+    text: Annotated[str, typer.Argument(help="The question; `-` reads it from standard input.")],
     run: Annotated[
         str | None,
         typer.Option("--run", help="Name of the run; by default the newest finished one."),
@@ -29,10 +29,12 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find the best documents for a question with a retriever of a finished run."""
-    from sptar.cli.output import print_json, print_table
+    from sptar.cli.output import print_json, print_table, read_text
     from sptar.serve.answer import answer
     from sptar.workspace import Workspace
 
+    if text == "-":
+        text = read_text()
     answered = answer(Workspace(work), text, run=run, method=method, top=top)
     if as_json:
         print_json(answered.to_json())

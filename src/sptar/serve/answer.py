@@ -74,6 +74,10 @@ def answer(
     """
     if not text.strip():
         raise ConfigError("The question is empty.", hint='Type: sptar search "your question"')
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError("The question is no UTF-8 text.") from None
     if run is None:
         names = workspace.run_names()
         if not names:
