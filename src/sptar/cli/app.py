@@ -179,11 +179,6 @@ def _run(arguments: Sequence[str], signals: Sequence[int]) -> int:
             raise
         say(f"Error: {error}")
         return 2
-    except SystemExit as leave:
-        # Typer turns a broken pipe into an exit with 1.
-        if not isinstance(leave.__context__, BrokenPipeError):
-            raise
-        return _broken_pipe(leave.__context__)
     except (OSError, MemoryError) as error:
         if isinstance(error, BrokenPipeError):
             return _broken_pipe(error)
@@ -194,7 +189,10 @@ def _run(arguments: Sequence[str], signals: Sequence[int]) -> int:
         # Wrong words on the command line: typer's own click and the separate package raise classes
         # of different names that look the same.
         if hasattr(error, "show") and hasattr(error, "format_message"):
-            error.show()
+            try:
+                error.show()
+            except BrokenPipeError:
+                let_go(sys.stderr)
             return 2
         if debug:
             raise
