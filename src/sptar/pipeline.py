@@ -119,9 +119,9 @@ def run(
         # A whole run that is under way keeps its draft to itself.
         if news and not workspace.locked("run", config.name):
             with workspace.lock("run", config.name):
-                _make(steps, record, context, folder.begin())
+                _make(graph, steps, record, context, folder.begin())
         else:
-            _make(steps, record, context, None)
+            _make(graph, steps, record, context, None)
         return graph, record
     if finished is not None:
         refusal = _refusal(finished, record, workspace)
@@ -132,7 +132,7 @@ def run(
                 f"The finished run '{config.name}' stays as it is until this one takes its place."
             )
     with workspace.lock("run", config.name):
-        _make(steps, record, context, folder.begin())
+        _make(graph, steps, record, context, folder.begin())
         record = dataclasses.replace(record, finished=True)
         _link_models(graph, workspace, folder.draft)
         if page is not None:
@@ -207,7 +207,13 @@ def _refusal(finished: RunRecord, record: RunRecord, workspace: Workspace) -> Wo
 _LISTED = 6
 
 
-def _make(steps: list[Step], record: RunRecord, context: Context, draft: Path | None) -> None:
+def _make(
+    graph: RunGraph,
+    steps: list[Step],
+    record: RunRecord,
+    context: Context,
+    draft: Path | None,
+) -> None:
     """Make steps and note each in the record, in ``draft`` if there is one."""
     if draft is not None:
         text = yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True)
