@@ -52,6 +52,13 @@ def compare(
         int | None,
         typer.Option("--bootstrap-samples", help="With --runs: for the 95 % intervals (10000)."),
     ] = None,
+    mixed: Annotated[
+        bool,
+        typer.Option(
+            "--mixed",
+            help="With --runs: average over runs that differ in other settings than the seed.",
+        ),
+    ] = False,
     work: Work = WORK,
     as_json: Json = False,
 ) -> None:
@@ -65,9 +72,9 @@ def compare(
             hint="Type: sptar compare CONFIG, or: sptar compare --runs NAME,NAME",
         )
     if config is not None:
-        if any(option is not None for option in (target, out, alpha, bootstrap_samples)):
+        if mixed or any(option is not None for option in (target, out, alpha, bootstrap_samples)):
             raise ConfigError(
-                "--target, --out, --alpha and --bootstrap-samples belong to --runs.",
+                "--target, --out, --alpha, --bootstrap-samples and --mixed belong to --runs.",
                 hint="The config has its own: evaluate.alpha, evaluate.bootstrap_samples.",
             )
         make_steps(_STEP, config, assignments, equal_pairs, work, as_json)
@@ -80,7 +87,7 @@ def compare(
     samples = 10_000 if bootstrap_samples is None else bootstrap_samples
     if samples < 100:
         raise ConfigError(f"--bootstrap-samples is 100 or more, not {samples}.")
-    _compare_runs(runs or [], target, out, level, samples, work, as_json)
+    _compare_runs(runs or [], target, out, level, samples, work, as_json, mixed=mixed)
 
 
 def _compare_runs(
@@ -91,6 +98,8 @@ def _compare_runs(
     bootstrap_samples: int,
     work: Path,
     as_json: bool,
+    *,
+    mixed: bool,
 ) -> None:
     from sptar.cli.output import print_json, print_table
     from sptar.evaluation.across import join_runs
@@ -99,7 +108,7 @@ def _compare_runs(
     from sptar.report.runs import parse_places, read_run
 
     found = [read_run(place) for place in parse_places(runs, work)]
-    joint = join_runs(found, target, alpha, bootstrap_samples)
+    joint = join_runs(found, target, alpha, bootstrap_samples, mixed=mixed)
     page = None if out is None else write_joint(joint, out)
     if as_json:
         print_json(joint_json(joint))

@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 _LISTED = 6
+_LONGEST = 40
+"""Characters of a setting's value in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +214,8 @@ def join_runs(
     alpha: float = 0.05,
     bootstrap_samples: int = 10_000,
     seed: int = 0,
+    *,
+    mixed: bool = False,
 ) -> JointComparison:
     """Group runs by collection and seed, average over seeds, and test each collection.
 
@@ -222,10 +226,12 @@ def join_runs(
     Args:
         runs: finished runs in the order of the tables.
         target: see :func:`~sptar.evaluation.family.contests_of`.
+        mixed: whether runs of a collection may differ in other settings than the seed; a note
+            names these then.
 
     Raises:
-        DataError: there is no run; runs have other measures, relevance levels or judgements; or a
-            system has two different scores with one seed.
+        DataError: there is no run; runs have other measures, relevance levels, judgements or
+            (unless ``mixed``) settings; or a system has two different scores with one seed.
     """
     if not runs:
         raise DataError("There is no run to compare.")
@@ -238,6 +244,8 @@ def join_runs(
         groups.setdefault(run.collection, []).append(run)
     collections = []
     for identity, group in groups.items():
+        if not mixed:
+            _check_same_settings(group)
         means = mean_over_seeds(_by_seed(group))
         collections.append(
             CollectionComparison(
@@ -340,16 +348,41 @@ def _by_seed(group: Sequence[SeededRun]) -> dict[int, dict[str, Scores]]:
     return found
 
 
-def _setting_notes(group: Sequence[SeededRun]) -> list[str]:
-    keys = sorted({key for run in group for key in run.settings})
-    differing = [
-        key for key in keys if len({run.settings[key] for run in group if key in run.settings}) > 1
+def _differing(group: Sequence[SeededRun]) -> dict[str, dict[str, list[str]]]:
+    """Setting → value → runs that have it, of the settings that are not the same in all runs."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for run in group:
+        for key, value in run.settings.items():
+            found.setdefault(key, {}).setdefault(value, []).append(run.name)
+    return {key: found[key] for key in sorted(found) if len(found[key]) > 1}
+
+
+def _check_same_settings(group: Sequence[SeededRun]) -> None:
+    """A mean over runs that differ in more than the seed is the mean of nothing."""
+    differing = _differing(group)
+    if not differing:
+        return
+    sentences = [
+        f"{key} is "
+        + ", ".join(f"{value[:_LONGEST]} in {_listed(names)}" for value, names in values.items())
+        for key, values in list(differing.items())[:_LISTED]
     ]
+    more = len(differing) - len(sentences)
+    raise DataError(
+        f"These runs on '{group[0].title}' differ in settings other than the seed: "
+        f"{'; '.join(sentences)}{f'; and {more} more' if more > 0 else ''}.",
+        hint="Compare runs of the same settings, or add --mixed to average over these all the "
+        "same.",
+    )
+
+
+def _setting_notes(group: Sequence[SeededRun]) -> list[str]:
+    differing = _differing(group)
     if not differing:
         return []
     return [
         f"These runs differ in settings other than the seed ({len(differing)}): "
-        f"{_listed(differing)}."
+        f"{_listed(list(differing))}."
     ]
 
 

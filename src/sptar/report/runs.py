@@ -132,7 +132,7 @@ def _settings(record: RunRecord) -> dict[str, str]:
     sections = {
         name: getattr(config, name) for name in RunConfig.model_fields if name not in _APART
     }
-    found: dict[str, str] = {}
+    found: dict[str, str] = {"evaluate.top_k": repr(config.evaluate.top_k)}
     for name, value in (sections | recipes).items():
         if isinstance(value, BaseModel):
             found |= {f"{name}.{key}": repr(inside) for key, inside in _values(value).items()}

@@ -275,13 +275,38 @@ def test_two_scores_of_one_system_are_refused() -> None:
     assert same.collections[0].seeds == (1,)
 
 
-def test_settings_that_differ_are_noted() -> None:
+def test_runs_that_differ_in_more_than_the_seed_are_averaged_only_when_asked() -> None:
     runs = [
-        run_of(pair(1), settings={"dpr.epochs": "2", "llm.name": "x"}),
-        run_of(pair(2), seed=2, settings={"dpr.epochs": "3", "llm.name": "x", "only.here": "1"}),
+        run_of(pair(1), name="a", settings={"split.train_queries": "10", "llm.name": "x"}),
+        run_of(
+            pair(2),
+            name="b",
+            seed=2,
+            settings={"split.train_queries": "50", "llm.name": "x", "only.here": "1"},
+        ),
+        run_of(pair(3), name="c", seed=3, settings={"split.train_queries": "50"}),
     ]
-    (found,) = join_runs(runs, bootstrap_samples=100).collections
-    assert found.notes == ("These runs differ in settings other than the seed (1): dpr.epochs.",)
+    with pytest.raises(
+        DataError,
+        match=r"differ in settings other than the seed: split\.train_queries is 10 in a, 50 in "
+        r"b, c\. Compare runs of the same settings, or add --mixed",
+    ):
+        join_runs(runs, bootstrap_samples=100)
+    # Alone, and with one that has the same settings, each may be compared.
+    assert join_runs(runs[:1], bootstrap_samples=100).collections[0].notes == ()
+    assert join_runs(runs[1:], bootstrap_samples=100).collections[0].seeds == (2, 3)
+    (found,) = join_runs(runs, bootstrap_samples=100, mixed=True).collections
+    assert found.notes == (
+        "These runs differ in settings other than the seed (1): split.train_queries.",
+    )
+
+
+def test_what_differs_between_collections_is_no_difference() -> None:
+    runs = [
+        run_of(pair(1), settings={"split.train_queries": "10"}),
+        run_of(pair(2), source="other", collection="b", settings={"split.train_queries": "50"}),
+    ]
+    assert len(join_runs(runs, bootstrap_samples=100).collections) == 2
 
 
 def test_nothing_to_compare() -> None:

@@ -80,9 +80,14 @@ def test_other_test_splits_and_settings(work: Path, tmp_path: Path) -> None:
     runs = [read_run(RunPlace(work, "toy-1")), read_run(RunPlace(tmp_path, "dev"))]
     with pytest.raises(DataError, match="different qrels of 'toy_collection': the split 'test'"):
         join_runs(runs)
+    simple_run(tmp_path, "deep", systems(2), seed=2, evaluate={"top_k": 50})
+    with pytest.raises(DataError, match=r"evaluate\.top_k is 1000 in .*toy-1, 50 in .*deep\."):
+        join_runs([runs[0], read_run(RunPlace(tmp_path, "deep"))])
     simple_run(tmp_path, "long", systems(2), seed=2, train={"epochs": 3}, tune={"epochs": 9})
     runs = [read_run(RunPlace(work, "toy-1")), read_run(RunPlace(tmp_path, "long"))]
-    (found,) = join_runs(runs, bootstrap_samples=100).collections
+    with pytest.raises(DataError, match=r"dpr\.epochs is 20 in .*toy-1, 3 in .*long; tune\.epochs"):
+        join_runs(runs)
+    (found,) = join_runs(runs, bootstrap_samples=100, mixed=True).collections
     assert found.notes == (
         "These runs differ in settings other than the seed (2): dpr.epochs, tune.epochs.",
     )
