@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _LISTED = 6
-_LONGEST = 40
+_LONGEST = 60
 """Characters of a setting's value in a message."""
 
 
@@ -244,8 +244,7 @@ def join_runs(
         groups.setdefault(run.collection, []).append(run)
     collections = []
     for identity, group in groups.items():
-        if not mixed:
-            _check_same_settings(group)
+        differing = _setting_notes(group, mixed)
         means = mean_over_seeds(_by_seed(group))
         collections.append(
             CollectionComparison(
@@ -258,7 +257,7 @@ def join_runs(
                 family=compare_systems(
                     means.scores, target, measures, alpha, bootstrap_samples, seed
                 ),
-                notes=(*means.notes, *_setting_notes(group)),
+                notes=(*means.notes, *differing),
             )
         )
     return JointComparison(measures, tuple(_with_own_titles(collections)))
@@ -348,42 +347,30 @@ def _by_seed(group: Sequence[SeededRun]) -> dict[int, dict[str, Scores]]:
     return found
 
 
-def _differing(group: Sequence[SeededRun]) -> dict[str, dict[str, list[str]]]:
-    """Setting → value → runs that have it, of the settings that are not the same in all runs."""
-    found: dict[str, dict[str, list[str]]] = {}
+def _setting_notes(group: Sequence[SeededRun], mixed: bool) -> list[str]:
+    """What differs beside the seed: a mean over such runs is one of nothing, unless asked for."""
+    having: dict[str, dict[str, list[str]]] = {}
     for run in group:
         for key, value in run.settings.items():
-            found.setdefault(key, {}).setdefault(value, []).append(run.name)
-    return {key: found[key] for key in sorted(found) if len(found[key]) > 1}
-
-
-def _check_same_settings(group: Sequence[SeededRun]) -> None:
-    """A mean over runs that differ in more than the seed is the mean of nothing."""
-    differing = _differing(group)
-    if not differing:
-        return
-    sentences = [
-        f"{key} is "
-        + ", ".join(f"{value[:_LONGEST]} in {_listed(names)}" for value, names in values.items())
-        for key, values in list(differing.items())[:_LISTED]
-    ]
-    more = len(differing) - len(sentences)
-    raise DataError(
-        f"These runs on '{group[0].title}' differ in settings other than the seed: "
-        f"{'; '.join(sentences)}{f'; and {more} more' if more > 0 else ''}.",
-        hint="Compare runs of the same settings, or add --mixed to average over these all the "
-        "same.",
-    )
-
-
-def _setting_notes(group: Sequence[SeededRun]) -> list[str]:
-    differing = _differing(group)
+            having.setdefault(key, {}).setdefault(value, []).append(run.name)
+    differing = [key for key in sorted(having) if len(having[key]) > 1]
+    if differing and not mixed:
+        sentences = [
+            f"{key} is "
+            + ", ".join(
+                f"{value[:_LONGEST]} in {_listed(names)}" for value, names in having[key].items()
+            )
+            for key in differing[:_LISTED]
+        ]
+        raise DataError(
+            f"These runs on '{group[0].title}' differ in settings other than the seed "
+            f"({len(differing)}): {'; '.join(sentences)}.",
+            hint="Compare runs of the same settings, or add --mixed to average over these.",
+        )
     if not differing:
         return []
-    return [
-        f"These runs differ in settings other than the seed ({len(differing)}): "
-        f"{_listed(list(differing))}."
-    ]
+    what = f"These runs differ in settings other than the seed ({len(differing)})"
+    return [f"{what}: {_listed(differing)}."]
 
 
 def _with_own_titles(collections: Sequence[CollectionComparison]) -> list[CollectionComparison]:

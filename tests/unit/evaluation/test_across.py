@@ -288,8 +288,8 @@ def test_runs_that_differ_in_more_than_the_seed_are_averaged_only_when_asked() -
     ]
     with pytest.raises(
         DataError,
-        match=r"differ in settings other than the seed: split\.train_queries is 10 in a, 50 in "
-        r"b, c\. Compare runs of the same settings, or add --mixed",
+        match=r"differ in settings other than the seed \(1\): split\.train_queries is 10 in a, "
+        r"50 in b, c\. Compare runs of the same settings, or add --mixed",
     ):
         join_runs(runs, bootstrap_samples=100)
     # Alone, and with one that has the same settings, each may be compared.
