@@ -11,10 +11,14 @@ from hypothesis import strategies as st
 from sentence_transformers import CrossEncoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from rounding import rounding
 from sptar.errors import ModelError
 from sptar.progress import RecordedProgress
 from sptar.retrieval.crossencoder import CrossEncoderReranker, load_cross_encoder
 from tiny import LANGUAGE_MODEL_SHAPES, QUERIES
+
+ERROR = rounding(size=2.0)
+"""Of a score; those of the tiny models are between -2 and 2."""
 
 
 @pytest.mark.parametrize("shape", ["classifier", "encoder", *LANGUAGE_MODEL_SHAPES])
@@ -34,7 +38,7 @@ def test_scores_are_those_of_the_plain_library_one_pair_at_a_time(
     alone = [float(plain.predict([pair])[0]) for pair in zip(ASKED, ANSWERS, strict=True)]
     spread = float(np.std(alone))
     assert spread > 1e-6
-    np.testing.assert_allclose(scores, alone, atol=min(5e-6, 0.01 * spread))
+    np.testing.assert_allclose(scores, alone, atol=min(ERROR, 0.01 * spread))
     again = load_cross_encoder(tmp_path / "saved", config)
     assert not again.new_head
     np.testing.assert_allclose(again.scores(ASKED, ANSWERS), scores, atol=1e-6)
@@ -61,7 +65,7 @@ def test_neither_batch_nor_order_matters(data, rerankers):
     expected = dict(zip(sorted(set(rows)), expected, strict=True))
     reranker = rerankers[data.draw(st.sampled_from([1, 3, 32]))]
     found = reranker.scores([ASKED[row] for row in rows], [ANSWERS[row] for row in rows])
-    np.testing.assert_allclose(found, [expected[row] for row in rows], atol=5e-6)
+    np.testing.assert_allclose(found, [expected[row] for row in rows], atol=ERROR)
 
 
 def test_equal_texts_tie_exactly(rerankers):
@@ -78,7 +82,7 @@ def test_empty_texts_have_scores(shape, classifier, tiny_models):
     reranker = load_cross_encoder(None, config_of(start))
     together = reranker.scores([*queries, ASKED[0]], [*documents, ANSWERS[3]])
     alone = [reranker.scores([q], [d])[0] for q, d in zip(queries, documents, strict=True)]
-    np.testing.assert_allclose(together[:4], alone, atol=5e-6)
+    np.testing.assert_allclose(together[:4], alone, atol=ERROR)
     assert len(set(np.round(alone[:3], 5).tolist())) == 3
     assert together[0] == together[3]
     assert reranker.scores([], []).shape == (0,)
@@ -120,7 +124,7 @@ def test_the_document_is_cut_first_and_a_query_down_to_half(classifier):
         score_of_ids(classifier, ids(long_query)[:10], ids(document)[:11]),
         score_of_ids(classifier, ids(long_query)[:beside], ids("bees")),
     ]
-    np.testing.assert_allclose(found, expected, atol=5e-6)
+    np.testing.assert_allclose(found, expected, atol=ERROR)
 
 
 def test_a_bound_for_queries_counts_their_prompt(classifier):
@@ -138,7 +142,7 @@ def test_a_bound_for_queries_counts_their_prompt(classifier):
         score_of_ids(classifier, whole[:5], ids(document)),
         score_of_ids(classifier, ids("the bees do")[:5], ids(document)),
     ]
-    np.testing.assert_allclose(found, expected, atol=5e-6)
+    np.testing.assert_allclose(found, expected, atol=ERROR)
 
 
 def test_prompts_stand_in_front_and_are_kept(classifier, tmp_path):
@@ -148,7 +152,7 @@ def test_prompts_stand_in_front_and_are_kept(classifier, tmp_path):
     found = reranker.scores(ASKED, ANSWERS)
     plain = CrossEncoder(str(tmp_path / "saved"), device="cpu")
     with_prompts = [("ask: " + q, "tell: " + d) for q, d in zip(ASKED, ANSWERS, strict=True)]
-    np.testing.assert_allclose(found, plain.predict(with_prompts), atol=5e-6)
+    np.testing.assert_allclose(found, plain.predict(with_prompts), atol=ERROR)
     bare = load_cross_encoder(None, config_of(classifier)).scores(ASKED, ANSWERS)
     assert np.abs(found - bare).max() > 1e-3
     again = load_cross_encoder(tmp_path / "saved", config_of(classifier))
@@ -171,7 +175,7 @@ def test_memory_that_runs_out_halves_the_batch(classifier, monkeypatch):
 
     monkeypatch.setattr(CrossEncoderReranker, "logits", small)
     fits = 2
-    np.testing.assert_allclose(reranker.scores(ASKED, ANSWERS), expected, atol=5e-6)
+    np.testing.assert_allclose(reranker.scores(ASKED, ANSWERS), expected, atol=ERROR)
     assert at_once == [2] * (len(ASKED) // 2)
     assert progress.messages[-1] == "Out of memory: scoring goes on with 2 pairs at once."
     fits = 0
