@@ -64,11 +64,11 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 def test_yaml_that_is_more_than_plain_values_is_refused_with_its_line(
     text: str, sentence: str
 ) -> None:
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(ConfigError) as caught:
         read_plain_yaml(text, "run.yaml")
     # Of the bomb's 9^9 values none may be made: half a second would not make a thousandth of them.
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
     assert str(caught.value).startswith("run.yaml:")
     assert sentence in str(caught.value)
     assert len(str(caught.value)) < 300

@@ -363,6 +363,7 @@ def test_an_answer_has_a_time_from_the_first_byte_to_the_last(slow):
 @pytest.mark.parametrize("waiting", [True, False], ids=["between tries", "for answers"])
 def test_an_interrupt_ends_everything_within_two_seconds(waiting):
     release = threading.Event()
+    interrupted = []
 
     def answer(path, body):
         if not waiting:
@@ -371,17 +372,17 @@ def test_an_interrupt_ends_everything_within_two_seconds(waiting):
 
     def interrupt():
         time.sleep(0.5)
+        interrupted.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGINT)
 
     with completions_server(answer) as (url, _):
         client = CompletionsClient(url, "m")
         threading.Thread(target=interrupt, daemon=True).start()
-        begin = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             client.complete([{"prompt": str(number)} for number in range(50)])
-        took = time.monotonic() - begin
+        took = time.monotonic() - interrupted[0]
         release.set()
-    assert took < 0.5 + 2
+    assert took < 2
 
 
 def test_a_client_works_where_a_loop_is_running_already():

@@ -111,7 +111,7 @@ def test_no_pairs_give_no_batches():
 @pytest.mark.parametrize("distinct_queries", [1, 3000])
 def test_time_stays_bounded_on_many_and_on_hopeless_pairs(distinct_queries):
     pairs = [(i % distinct_queries, i) for i in range(6000)]
-    start = time.perf_counter()
+    start = time.process_time()
     batches = conflict_free_batches(pairs, {}, 32, 0, 1)
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
     assert sum(map(len, batches)) == 6000
