@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,20 @@ from sptar.graph import RunGraph, build_graph
 from sptar.pipeline import refusal
 from sptar.steps.augment import AugmentStep
 from sptar.steps.base import Context, Step, make
+from sptar.steps.encode import EncodeStep
+from sptar.steps.rerank import RerankStep
 from sptar.steps.resources import labelled_pairs, language_model, open_collection, open_split
-from sptar.workspace import Workspace
+from sptar.steps.select import SelectStep
+from sptar.steps.train import TrainStep
+from sptar.steps.trial_times import (
+    StepTime,
+    selecting_seconds,
+    times_of_retrievers,
+    tuning_seconds,
+)
+from sptar.steps.tune import TuneStep
+from sptar.types import Generator
+from sptar.workspace import Artefact, Workspace
 
 __all__ = ["Plan", "PlannedStep", "Probe", "plan"]
 
@@ -34,8 +47,8 @@ class PlannedStep:
 class Probe:
     """A short trial of the generator on some documents.
 
-    ``tuned`` says whether the tuned prompt of a finished step was there to be tried; with the
-    prompt's start value, answers tend to be longer and the estimate too careful.
+    ``tuned`` says that no prompt was tried at the start value of its tuning: with that, answers
+    tend to be longer and the estimate too careful.
     ``seconds`` is the estimate for all documents of all methods that still have to be written;
     ``model_bytes`` are the weights, ``cache_bytes`` the key/value cache of one full batch.
     """
@@ -68,6 +81,16 @@ class Plan:
     left_out: dict[str, str] = field(default_factory=dict)
     refused: str | None = None
     """Why ``sptar run`` would not begin: a finished run of this name would lose its scores."""
+    times: tuple[StepTime, ...] = ()
+    """Estimates for the steps that are to be made, where there were trials. Tuning and training
+    are counted with all their epochs; what lies there unfinished is counted whole."""
+    not_counted: tuple[str, ...] = ()
+    """Steps that are to be made and have no estimate."""
+
+    @property
+    def seconds(self) -> float:
+        """All estimates together."""
+        return sum(found.seconds for found in self.times)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for machines."""
@@ -77,8 +100,9 @@ class Plan:
 def plan(config: RunConfig, context: Context, *, probe: bool) -> Plan:
     """The plan of a config.
 
-    With ``probe`` the collection is read and split (both are kept: a run reuses them) and the
-    language model writes queries for a few documents; nothing else is made.
+    With ``probe`` the collection is read and split (both are kept: a run reuses them), the
+    language model is tuned, asked for losses and writes queries for a few documents, and each
+    recipe's start trains and reads a little; nothing else is made.
     """
     workspace = context.workspace
     graph = build_graph(config, workspace)
@@ -100,9 +124,8 @@ def plan(config: RunConfig, context: Context, *, probe: bool) -> Plan:
         for step in graph.steps(["augment"])
         if isinstance(step, AugmentStep) and _state(step, workspace) != "reuse"
     ]
-    # A server's model is not here to be tried.
-    here = config.llm is not None and config.llm.backend == "transformers"
-    measured = _probe(graph, missing, context) if probe and missing and here else None
+    measured, times = _trials(graph, missing, context) if probe else (None, [])
+    counted = {found.name for found in times}
     refused = refusal(config, graph, workspace)
     return Plan(
         config.name,
@@ -110,7 +133,52 @@ def plan(config: RunConfig, context: Context, *, probe: bool) -> Plan:
         measured,
         dict(graph.left_out),
         None if refused is None else str(refused),
+        tuple(times),
+        tuple(
+            dict.fromkeys(
+                step.name
+                for step in steps
+                # The trials have made collection and split.
+                if times
+                and step.name not in counted
+                and workspace.find(step.name, step.fingerprint) is None
+            )
+        ),
     )
+
+
+def _trials(
+    graph: RunGraph, missing: list[AugmentStep], context: Context
+) -> tuple[Probe | None, list[StepTime]]:
+    """Short trials of what takes longest, and what follows for the steps that are to be made."""
+    todo = [step for step in graph.steps() if _state(step, context.workspace) != "reuse"]
+    if not any(
+        isinstance(step, AugmentStep | TuneStep | TrainStep | EncodeStep | RerankStep)
+        for step in todo
+    ):
+        return None, []
+    inputs = {
+        "collection": make(graph.collection, context).artefact,
+        "split": make(graph.split, context).artefact,
+    }
+    times: list[StepTime] = []
+    tunings = [step for step in todo if isinstance(step, TuneStep)]
+    tuned = [tuning_seconds(step, inputs, context) for step in tunings]
+    known = [seconds for seconds in tuned if seconds is not None]
+    if known and len(known) == len(tunings):
+        times.append(StepTime(TuneStep.name, len(known), sum(known)))
+    chosen = [
+        selecting_seconds(step, inputs, context) for step in todo if isinstance(step, SelectStep)
+    ]
+    if chosen:
+        times.append(StepTime(SelectStep.name, len(chosen), sum(chosen)))
+    probe = None
+    # A server's model is not here to be tried.
+    if missing and missing[0].llm.backend == "transformers":
+        probe = _probe(graph, missing, inputs, context)
+        times.append(StepTime(missing[0].name, len(missing), probe.seconds))
+    times += times_of_retrievers(todo, inputs, context)
+    return probe, times
 
 
 def _state(step: Step, workspace: Workspace) -> str:
@@ -119,7 +187,12 @@ def _state(step: Step, workspace: Workspace) -> str:
     return "resume" if workspace.started(step.name, step.fingerprint) else "make"
 
 
-def _probe(graph: RunGraph, missing: list[AugmentStep], context: Context) -> Probe:
+def _probe(
+    graph: RunGraph,
+    missing: list[AugmentStep],
+    inputs: Mapping[str, Artefact],
+    context: Context,
+) -> Probe:
     from sptar.llm.generation import PromptedGenerator
     from sptar.llm.soft_prompt import SoftPrompt, initial_matrix
     from sptar.llm.template import PromptTemplate
@@ -127,58 +200,65 @@ def _probe(graph: RunGraph, missing: list[AugmentStep], context: Context) -> Pro
 
     config = graph.config
     assert config.llm is not None
-    inputs = {
-        "collection": make(graph.collection, context).artefact,
-        "split": make(graph.split, context).artefact,
-    }
     collection = open_collection(inputs, context)
     split = open_split(inputs, context)
     examples = labelled_pairs(collection, split.train)[: config.prompt.examples]
     positions = split.augment[:: max(1, len(split.augment) // _PROBE_DOCUMENTS)]
     documents = [collection.corpus[int(p)] for p in positions[:_PROBE_DOCUMENTS]]
     model = language_model(config.llm, context)
-    template = PromptTemplate(
-        model,
-        config.prompt,
-        virtual_tokens=config.tune.virtual_tokens,
-        max_new_tokens=config.augment.max_new_tokens,
-    )
-    ready = next((step for step in missing if _inputs_ready(step, context.workspace)), None)
-    if ready is not None:
-        made = {name: step.artefact(context.workspace) for name, step in ready.inputs.items()}
-        generator = ready.generator(made, context)
-    else:
-        matrix = initial_matrix(model, config.tune, config.seed)
-        generator = PromptedGenerator(
-            model,
-            template,
-            SoftPrompt(matrix, config.llm.name, {}),
-            examples,
-            config.augment,
-            seed=config.seed,
-        )
     requests = [GenerationRequest(document) for document in documents]
-    generator.generate(requests[:1])  # the first call also pays for the prefix
-    begin = time.perf_counter()
-    generator.generate(requests)
-    rate = len(requests) / (time.perf_counter() - begin)
-    rows = len(split.augment) * config.augment.queries_per_document * len(missing)
+    rows = len(split.augment) * config.augment.queries_per_document
+    seconds, cache, tuned = 0.0, 0, True
+    # Prompts with virtual tokens and prompts without are tried apart.
+    for soft in (True, False):
+        alike = [step for step in missing if _has_soft_prompt(step) == soft]
+        if not alike:
+            continue
+        prompt = None
+        if soft:
+            matrix = initial_matrix(model, config.tune, config.seed)
+            prompt = SoftPrompt(matrix, config.llm.name, {})
+        template = PromptTemplate(
+            model,
+            config.prompt,
+            alike[0].style,
+            virtual_tokens=0 if prompt is None else prompt.virtual_tokens,
+            max_new_tokens=config.augment.max_new_tokens,
+        )
+        ready = next((step for step in alike if _inputs_ready(step, context.workspace)), None)
+        generator: Generator = PromptedGenerator(
+            model, template, prompt, examples, config.augment, seed=config.seed
+        )
+        if ready is not None:
+            made = {name: step.artefact(context.workspace) for name, step in ready.inputs.items()}
+            generator = ready.generator(made, context)
+        tuned = tuned and (ready is not None or not soft)
+        generator.generate(requests[:1])  # the first call also pays for the prefix
+        begin = time.perf_counter()
+        generator.generate(requests)
+        each = (time.perf_counter() - begin) / len(requests)
+        seconds += each * rows * len(alike)
+        cache = max(cache, _cache_bytes(model, template, config))
     weights = sum(weight.numel() * weight.element_size() for weight in model.model.parameters())
     return Probe(
         documents=len(requests),
-        tuned=ready is not None,
-        documents_per_second=rate,
-        documents_to_write=rows,
-        seconds=rows / rate,
+        tuned=tuned,
+        documents_per_second=rows * len(missing) / seconds,
+        documents_to_write=rows * len(missing),
+        seconds=seconds,
         model_bytes=weights,
-        cache_bytes=_cache_bytes(model, template, config),
+        cache_bytes=cache,
         available_bytes=_available_bytes(),
     )
 
 
+def _has_soft_prompt(step: AugmentStep) -> bool:
+    return step.tuned is not None and step.tuned.tune.method == "soft_prompt"
+
+
 def _inputs_ready(step: AugmentStep, workspace: Workspace) -> bool:
-    """Whether a step with a soft prompt could begin at once."""
-    return step.tuned is not None and all(
+    """Whether a step could begin at once."""
+    return all(
         workspace.find(below.name, below.fingerprint) is not None for below in step.inputs.values()
     )
 
@@ -191,7 +271,7 @@ def _cache_bytes(model: Any, template: Any, config: RunConfig) -> int:
     shared = getattr(settings, "num_key_value_heads", None) or heads
     budget = template.document_budget or config.prompt.max_document_words * 2
     tokens = (
-        config.tune.virtual_tokens
+        template.virtual_tokens
         + (config.prompt.examples + 1) * budget
         + config.augment.max_new_tokens
     )

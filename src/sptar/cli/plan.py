@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sptar.cli.options import WORK, Assignments, Config, EqualPairs, Json, Work, load
+
+if TYPE_CHECKING:
+    from sptar.plan import Probe
 
 __all__ = ["plan"]
 
@@ -20,12 +23,12 @@ def plan(
         bool,
         typer.Option(
             "--probe/--no-probe",
-            help="Write queries for a few documents, to estimate time and memory.",
+            help="Try the models on a little of the work, to estimate time and memory.",
         ),
     ] = True,
     as_json: Json = False,
 ) -> None:
-    """Show which steps would run and which are reused, with time and memory of the writing."""
+    """Show which steps would run and which are reused, with the time and memory they need."""
     from sptar.cli.output import TerminalProgress, print_json, print_table
 
     progress = TerminalProgress()
@@ -47,9 +50,24 @@ def plan(
         print(f"{name} is left out: {reason}.")
     if made.refused is not None:
         print(made.refused)
-    found = made.probe
-    if found is None:
-        return
+    if made.probe is not None:
+        _show_writing(made.probe)
+    if made.times:
+        parts = [
+            f"{found.name} {_duration(found.seconds)}"
+            + (f" ({found.steps} steps)" if found.steps > 1 else "")
+            for found in made.times
+        ]
+        print(f"Time: {', '.join(parts)}; about {_duration(made.seconds)} in all.")
+        print(
+            "From short trials on this machine. Tuning and training are counted with all their "
+            "epochs and end sooner when they stop improving."
+        )
+        if made.not_counted:
+            print(f"Not counted: {', '.join(made.not_counted)}.")
+
+
+def _show_writing(found: Probe) -> None:
     prompt = "prompt tuned" if found.tuned else "prompt not tuned yet"
     print(
         f"Writing: about {found.documents_per_second:.1f} documents a second "

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ChooseStep", "TrainStep"]
 
-_DEV_CANDIDATES = 100
+DEV_CANDIDATES = 100
 """Documents that a reranker orders for each dev query, every epoch."""
 
 
@@ -196,7 +196,7 @@ class TrainStep(Step):
                 for document, score in zip(dev.documents, scores, strict=True)
                 if score > 0 and document.doc_id != query.own_doc_id
             ]
-            best = sorted(found)[:_DEV_CANDIDATES]
+            best = sorted(found)[:DEV_CANDIDATES]
             candidates[query.query_id] = {doc_id: -negated for negated, doc_id in best}
         return replace(dev, candidates=candidates)
 
