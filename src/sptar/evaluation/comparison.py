@@ -13,9 +13,7 @@ from sptar.io import read_json, write_json
 
 __all__ = ["Comparison", "Contest", "Difference", "load_comparisons", "save_comparisons"]
 
-_ONE = 1
-_SEVERAL = 2
-"""Formats of the file: one target with its differences, or a list of them."""
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,45 +91,26 @@ class Comparison:
         """Whether the corrected two-sided p-value is at or below ``alpha``."""
         return item.p_holm <= self.alpha
 
-    def save(self, path: str | Path) -> None:
-        """Write everything as JSON, atomically."""
-        save_comparisons(path, [self])
-
-    @classmethod
-    def load(cls, path: str | Path) -> Comparison:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            DataError: there is no such file, or it does not hold the comparison of one target.
-        """
-        found = load_comparisons(path)
-        if len(found) != 1:
-            raise DataError(
-                f"this file holds the comparisons of {len(found)} targets, not of one.",
-                path=path,
-                hint="Read it as the comparison of a family.",
-            )
-        return found[0]
-
 
 def save_comparisons(path: str | Path, comparisons: Sequence[Comparison]) -> None:
-    """Write comparisons of one family as JSON, atomically; one alone keeps its plain form.
+    """Write comparisons of one family as JSON, atomically.
 
     They share measures, level, bootstrap and seed.
     """
     first = comparisons[0]
-    shared = {
-        "alpha": first.alpha,
-        "bootstrap_samples": first.bootstrap_samples,
-        "seed": first.seed,
-        "measures": [str(measure) for measure in first.measures],
-    }
-    if len(comparisons) == 1:
-        head = {"format": _ONE, "target": first.target}
-        write_json(path, {**head, **shared, "differences": _rows(first)})
-        return
-    contests = [{"target": item.target, "differences": _rows(item)} for item in comparisons]
-    write_json(path, {"format": _SEVERAL, **shared, "contests": contests})
+    write_json(
+        path,
+        {
+            "format": _FORMAT,
+            "alpha": first.alpha,
+            "bootstrap_samples": first.bootstrap_samples,
+            "seed": first.seed,
+            "measures": [str(measure) for measure in first.measures],
+            "contests": [
+                {"target": item.target, "differences": _rows(item)} for item in comparisons
+            ],
+        },
+    )
 
 
 def _rows(comparison: Comparison) -> list[dict[str, Any]]:
@@ -139,7 +118,7 @@ def _rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def load_comparisons(path: str | Path) -> tuple[Comparison, ...]:
-    """Read what :func:`save_comparisons` wrote, in either form.
+    """Read what :func:`save_comparisons` wrote.
 
     Raises:
         DataError: there is no such file, or it does not hold comparisons.
@@ -150,12 +129,11 @@ def load_comparisons(path: str | Path) -> tuple[Comparison, ...]:
         )
     value: Any = read_json(path)
     try:
-        if value["format"] not in (_ONE, _SEVERAL):
-            raise ValueError(f"format {value['format']!r} instead of {_ONE} or {_SEVERAL}")
-        contests = [value] if value["format"] == _ONE else value["contests"]
-        if not contests:
+        if value["format"] != _FORMAT:
+            raise ValueError(f"format {value['format']!r} instead of {_FORMAT}")
+        if not value["contests"]:
             raise ValueError("there is no contest")
-        return tuple(_comparison(value, contest) for contest in contests)
+        return tuple(_comparison(value, contest) for contest in value["contests"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"this is no file with a comparison ({type(error).__name__}: {error}).",

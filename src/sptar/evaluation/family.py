@@ -71,12 +71,12 @@ class FamilyComparison:
         return None
 
     def save(self, path: str | Path) -> None:
-        """Write everything as JSON, atomically; one contest is written as a plain comparison."""
+        """Write everything as JSON, atomically."""
         save_comparisons(path, self.comparisons)
 
     @classmethod
     def load(cls, path: str | Path) -> FamilyComparison:
-        """Read what :meth:`save` or :meth:`Comparison.save` wrote.
+        """Read what :meth:`save` wrote.
 
         Raises:
             DataError: there is no such file, or it does not hold comparisons.

@@ -10,14 +10,13 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from sptar.evaluation.significance import Comparison
 from sptar.evaluation.systems import method_title, retriever_title, row_title
 from sptar.evaluation.verdict import p_text
 from sptar.io import atomic_write_text
 from sptar.report import charts
 from sptar.report.examples import reason_text
-from sptar.report.family_table import family_note
 from sptar.report.records import ReportData
+from sptar.report.tables import table_note
 
 __all__ = ["build_report", "page_template", "render"]
 
@@ -58,10 +57,10 @@ def page_template(name: str) -> Template:
         row=row_title,
         retriever=retriever_title,
         reason=reason_text,
-        family_note=family_note,
+        table_note=table_note,
         line_chart=charts.line_chart,
         funnel_chart=charts.funnel_chart,
-        forest_plot=lambda item: charts.forest_plot(item, str(item.measures[0])),
+        forest_plot=lambda item, measure: charts.forest_plot(item, str(measure)),
     )
     return environment.get_template(name)
 
@@ -73,8 +72,6 @@ def render(data: ReportData) -> str:
         data=data,
         mode_name=name,
         mode_meaning=meaning,
-        forest=None if data.comparison is None else _forest(data.comparison),
-        p_text=p_text,
         total_seconds=sum(
             item.seconds for item in data.timings if item.seconds is not None and not item.reused
         ),
@@ -86,13 +83,6 @@ def build_report(data: ReportData, output: str | Path) -> Path:
     path = Path(output)
     atomic_write_text(path, render(data))
     return path
-
-
-def _forest(comparison: Comparison) -> list[tuple[str, str]]:
-    return [
-        (str(measure), charts.forest_plot(comparison, str(measure)))
-        for measure in comparison.measures
-    ]
 
 
 def _score(value: float | None) -> str:

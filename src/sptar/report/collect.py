@@ -13,7 +13,6 @@ from sptar.data.collection import Collection
 from sptar.data.roles import Split
 from sptar.evaluation.evaluate import Scores
 from sptar.evaluation.family import FamilyComparison
-from sptar.evaluation.significance import Comparison
 from sptar.evaluation.systems import method_title, parse_system
 from sptar.evaluation.verdict import family_verdict
 from sptar.io import atomic_write_text, read_jsonl
@@ -29,30 +28,21 @@ from sptar.report.costs import (
 )
 from sptar.report.curves import training_curves
 from sptar.report.examples import choose_examples, count_funnel, excerpt
-from sptar.report.family_table import family_csv, family_latex, family_table
-from sptar.report.printed import PrintedTable, print_family, printed_cell
+from sptar.report.printed import PrintedTable, print_scores
 from sptar.report.reader import RunReader
 from sptar.report.records import (
     ChosenExamples,
     ExamplePair,
-    FamilyTable,
     Funnel,
     LedgerRow,
     MethodExamples,
     OverlapRow,
     ReportData,
-    ScoreTable,
     Timing,
-    TrainedFor,
     Version,
 )
-from sptar.report.tables import (
-    comparison_csv,
-    describe_counts,
-    score_table,
-    scores_csv,
-    scores_latex,
-)
+from sptar.report.table_files import comparison_csv, scores_csv, scores_latex
+from sptar.report.tables import describe_counts, score_table
 from sptar.weak.filters import decision_from_row
 from sptar.weak.select import load_selection
 from sptar.workspace import Artefact, Workspace
@@ -104,7 +94,8 @@ def write_report(
     }
     compared = reader.compare()
     family = None if compared is None else FamilyComparison.load(compared.path("comparison.json"))
-    findings = _findings(scores, family, trained_for(reader), several=reader.several_retrievers)
+    table = score_table(scores, family, trained=trained_for(reader))
+    verdict = () if family is None else family_verdict(family)
     collection = Collection.open(reader.get(methods[0], "collection").path("collection"))
     split = reader.get(methods[0], "split")
     funnels, examples = _weak(reader, collection)
@@ -113,7 +104,7 @@ def write_report(
     data = ReportData(
         name=record.name,
         mode=mode,
-        verdict=findings.verdict,
+        verdict=verdict,
         warnings=(*note, *teacher_warnings(reader)),
         notes=(
             *_without_role(split),
@@ -122,11 +113,9 @@ def write_report(
             *unequal_steps(reader),
             *_left_out(record),
         ),
-        table=findings.table,
-        family_table=findings.family_table,
+        table=table,
         evaluation=(*describe_counts(scores), *_query_documents(collection, split)),
-        comparison=findings.comparison,
-        family=findings.family,
+        family=family,
         ledger=_ledger(split, mode),
         labels_used=_labels_used(split, mode),
         overlap=_overlap(reader),
@@ -144,79 +133,20 @@ def write_report(
         made=max(reader.get(method, "evaluate").manifest.finished_at for method in methods),
     )
     page = build_report(data, folder / "report.html")
-    for name, text in findings.files().items():
-        atomic_write_text(folder / name, text)
+    atomic_write_text(folder / "scores.csv", scores_csv(table))
+    atomic_write_text(folder / "scores.tex", scores_latex(table))
+    if family is not None:
+        atomic_write_text(folder / "comparison.csv", comparison_csv(family))
     return WrittenReport(
         page=page,
-        verdict=findings.verdict,
-        table=findings.printed(),
+        verdict=verdict,
+        table=print_scores(table),
         means={
             method: {str(measure): value for measure, value in own.means().items()}
             for method, own in scores.items()
         },
         examples=_of_verdict(examples),
     )
-
-
-@dataclass(frozen=True)
-class _Findings:
-    """Scores and tests as the page shows them: with one retriever a table and its comparison,
-    with several a table in blocks and the family."""
-
-    verdict: tuple[str, ...] = ()
-    table: ScoreTable | None = None
-    comparison: Comparison | None = None
-    family_table: FamilyTable | None = None
-    family: FamilyComparison | None = None
-
-    def files(self) -> dict[str, str]:
-        """Name → content of the tables beside the page."""
-        files: dict[str, str] = {}
-        if self.table is not None:
-            files |= {"scores.csv": scores_csv(self.table), "scores.tex": scores_latex(self.table)}
-        if self.family_table is not None:
-            files["scores.csv"] = family_csv(self.family_table)
-            files["scores.tex"] = family_latex(self.family_table)
-        if self.comparison is not None:
-            files["comparison.csv"] = comparison_csv(self.comparison)
-        if self.family is not None:
-            files["comparison.csv"] = comparison_csv(*self.family.comparisons)
-        return files
-
-    def printed(self) -> PrintedTable:
-        """The table as text."""
-        if self.family_table is not None:
-            return print_family(self.family_table)
-        assert self.table is not None
-        return _printed(self.table)
-
-
-def _findings(
-    scores: Mapping[str, Scores],
-    family: FamilyComparison | None,
-    trained: Mapping[str, TrainedFor],
-    *,
-    several: bool,
-) -> _Findings:
-    sentences = () if family is None else family_verdict(family)
-    if several:
-        table = family_table(scores, family, trained=trained)
-        return _Findings(sentences, family_table=table, family=family)
-    comparison = None if family is None else family.comparisons[0]
-    return _Findings(sentences, score_table(scores, comparison, trained), comparison)
-
-
-def _printed(table: ScoreTable) -> PrintedTable:
-    steps = ["steps"] if table.trained else []
-    rows = [
-        [
-            method_title(row.method),
-            *map(printed_cell, row.cells),
-            *([row.training] if steps else []),
-        ]
-        for row in table.rows
-    ]
-    return PrintedTable(["method", *table.measures, *steps], rows)
 
 
 def _roles(split: Artefact, mode: str) -> Mapping[str, Mapping[str, int]]:

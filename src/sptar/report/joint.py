@@ -14,7 +14,6 @@ from sptar.evaluation.systems import parse_system
 from sptar.evaluation.verdict import family_verdict
 from sptar.io import atomic_write_text, to_json
 from sptar.report.build import page_template
-from sptar.report.family_table import family_latex, family_table
 from sptar.report.overview import (
     AVERAGE,
     AVERAGE_NOTE,
@@ -22,9 +21,10 @@ from sptar.report.overview import (
     overviews,
     print_overview,
 )
-from sptar.report.printed import PrintedTable, print_family
-from sptar.report.records import FamilyTable
-from sptar.report.tables import csv_text, to_csv
+from sptar.report.printed import PrintedTable, print_scores
+from sptar.report.records import ScoreTable
+from sptar.report.table_files import csv_text, scores_latex, to_csv
+from sptar.report.tables import score_table
 
 __all__ = [
     "joint_csv",
@@ -36,8 +36,8 @@ __all__ = [
 ]
 
 
-def _table(item: CollectionComparison) -> FamilyTable:
-    return family_table(item.scores, item.family, item.spread, len(item.seeds))
+def _table(item: CollectionComparison) -> ScoreTable:
+    return score_table(item.scores, item.family, item.spread, len(item.seeds))
 
 
 def joint_page(joint: JointComparison) -> str:
@@ -116,7 +116,7 @@ def _digits(value: float | None) -> str:
 
 def joint_latex(joint: JointComparison) -> str:
     """A table for each collection, then one for each measure over the collections."""
-    parts = [family_latex(_table(item), f"{item.title}.") for item in joint.collections]
+    parts = [scores_latex(_table(item), f"{item.title}.") for item in joint.collections]
     return "\n".join([*parts, *map(overview_latex, overviews(joint))])
 
 
@@ -171,7 +171,7 @@ def joint_json(joint: JointComparison) -> dict[str, Any]:
 def printed_tables(joint: JointComparison) -> Mapping[str, PrintedTable]:
     """Title → table, for a terminal: one for each collection, then the overview of the first
     measure."""
-    tables = {item.title: print_family(_table(item)) for item in joint.collections}
+    tables = {item.title: print_scores(_table(item)) for item in joint.collections}
     for overview in overviews(joint)[:1]:
         tables[f"{overview.measure}, all collections"] = print_overview(overview)
     return tables

@@ -8,7 +8,7 @@ from sptar.evaluation.across import JointComparison
 from sptar.evaluation.measures import Measure
 from sptar.evaluation.systems import method_title
 from sptar.report.printed import PrintedTable
-from sptar.report.tables import escape_latex
+from sptar.report.table_files import escape_latex
 
 __all__ = [
     "AVERAGE",

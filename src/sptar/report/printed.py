@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from sptar.evaluation.systems import retriever_title, row_title
 from sptar.report.examples import excerpt
-from sptar.report.records import FamilyTable, MethodExamples, ScoreCell
+from sptar.report.records import MethodExamples, ScoreCell, ScoreTable
 
-__all__ = ["PrintedTable", "print_examples", "print_family", "printed_cell"]
+__all__ = ["PrintedTable", "print_examples", "print_scores"]
 
-_MARKS = {"": "", "below": " -", "above": " +"}
+_MARKS = {"": "", "below": " †", "above": " ‡"}
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class PrintedTable:
     rows: list[list[str]]
 
 
-def printed_cell(cell: ScoreCell) -> str:
-    """A mean with its spread over seeds; ``-`` marks what is significantly below the target.
+def _cell(cell: ScoreCell) -> str:
+    """A mean with its spread over seeds; ``†`` marks what is significantly below the target.
 
-    >>> printed_cell(ScoreCell(0.25, "below"))
-    '0.2500 -'
+    >>> _cell(ScoreCell(0.25, "below"))
+    '0.2500 †'
     """
     if cell.value is None:
         return ""
@@ -33,15 +33,15 @@ def printed_cell(cell: ScoreCell) -> str:
     return f"{cell.value:.4f}{spread}{_MARKS[cell.mark]}"
 
 
-def print_family(table: FamilyTable) -> PrintedTable:
+def print_scores(table: ScoreTable) -> PrintedTable:
     """The table in blocks; a block's retriever stands in its first row only."""
     named = any(block.retriever for block in table.blocks)
     rows = []
     for block in table.blocks:
         for number, row in enumerate(block.rows):
             retriever = retriever_title(block.retriever) if number == 0 else ""
-            cells = [row_title(row.method), *map(printed_cell, row.cells)]
-            cells += [row.training] if table.trained else []
+            cells = [row_title(row.method), *map(_cell, row.cells)]
+            cells += [str(row.trained or "")] if table.trained else []
             rows.append([retriever, *cells] if named else cells)
     head = [*(["retriever"] if named else []), "method", *table.measures]
     return PrintedTable([*head, *(["steps"] if table.trained else [])], rows)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sptar.evaluation.family import FamilyComparison
-from sptar.evaluation.significance import Comparison
 
 __all__ = [
     "ChosenExamples",
@@ -17,14 +16,13 @@ __all__ = [
     "Curve",
     "CurveSeries",
     "ExamplePair",
-    "FamilyBlock",
-    "FamilyTable",
     "Funnel",
     "LedgerRow",
     "MethodExamples",
     "OverlapRow",
     "ReasonCount",
     "ReportData",
+    "ScoreBlock",
     "ScoreCell",
     "ScoreRow",
     "ScoreTable",
@@ -53,44 +51,29 @@ class ScoreCell:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreRow:
-    """One method; a cell for each measure of the table.
+class TrainedFor:
+    """How long a system's retriever was trained; ``start_kept`` tells that no epoch was better on
+    dev than the start, which was kept."""
 
-    ``steps`` is how many steps its retriever was trained for, ``None`` where none was;
-    ``start_kept`` tells that no epoch was better on dev than the start, which was kept.
-    """
-
-    method: str
-    cells: tuple[ScoreCell, ...]
-    target: bool = False
-    steps: int | None = None
+    steps: int
     start_kept: bool = False
 
-    @property
-    def training(self) -> str:
-        """The steps in words, empty where nothing was trained."""
-        if self.steps is None:
-            return ""
+    def __str__(self) -> str:
         return f"{self.steps:,}{' (start kept)' if self.start_kept else ''}"
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreTable:
-    """Methods × measures; ``queries`` is how many queries every mean goes over."""
+class ScoreRow:
+    """One method; a cell for each measure of the table. ``trained`` where a retriever was."""
 
-    measures: tuple[str, ...]
-    rows: tuple[ScoreRow, ...]
-    queries: int
-    alpha: float | None = None
-
-    @property
-    def trained(self) -> bool:
-        """Whether a row tells of its training."""
-        return any(row.training for row in self.rows)
+    method: str
+    cells: tuple[ScoreCell, ...]
+    target: bool = False
+    trained: TrainedFor | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class FamilyBlock:
+class ScoreBlock:
     """The systems of one retriever, BM25 first; ``best`` in a cell means best of the block.
 
     ``detectable``: for each measure the true difference that every test of the block would find;
@@ -103,11 +86,11 @@ class FamilyBlock:
 
 
 @dataclass(frozen=True, slots=True)
-class FamilyTable:
+class ScoreTable:
     """Retrievers × methods × measures; ``tests`` is the size of the family that Holm corrects."""
 
     measures: tuple[str, ...]
-    blocks: tuple[FamilyBlock, ...]
+    blocks: tuple[ScoreBlock, ...]
     queries: int
     seeds: int = 1
     tests: int = 0
@@ -116,15 +99,7 @@ class FamilyTable:
     @property
     def trained(self) -> bool:
         """Whether a row tells of its training."""
-        return any(row.training for block in self.blocks for row in block.rows)
-
-
-@dataclass(frozen=True, slots=True)
-class TrainedFor:
-    """How long a system's retriever was trained, and whether its start was kept all the same."""
-
-    steps: int
-    start_kept: bool = False
+        return any(row.trained for block in self.blocks for row in block.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,8 +243,7 @@ class ReportData:
         warnings: what a reader must know before the verdict ("these numbers mean nothing").
         notes: what a reader may want to know about the run; listed behind the scores.
         evaluation: sentences about the evaluation itself, under the table of scores.
-        table, comparison: of a run with one retriever.
-        family_table, family: of a run with several.
+        table, family: the scores, and the tests between them.
         labels_used: labelled *pairs* that training or choosing anything read.
         config: the whole config as YAML.
         made: when, as it is to be printed; the page takes no time of its own.
@@ -281,9 +255,7 @@ class ReportData:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     table: ScoreTable | None = None
-    family_table: FamilyTable | None = None
     evaluation: tuple[str, ...] = ()
-    comparison: Comparison | None = None
     family: FamilyComparison | None = None
     ledger: tuple[LedgerRow, ...] = ()
     labels_used: int | None = None

@@ -1,93 +1,137 @@
-"""The table of methods and measures: made from scores, written as CSV and LaTeX."""
+"""The table of scores: retrievers, methods and measures in blocks, and what its marks mean."""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
+from sptar.evaluation.comparison import Comparison
 from sptar.evaluation.evaluate import Scores
-from sptar.evaluation.significance import Comparison, Difference
-from sptar.evaluation.verdict import method_title
-from sptar.report.records import ScoreCell, ScoreRow, ScoreTable, TrainedFor
+from sptar.evaluation.family import FamilyComparison
+from sptar.evaluation.systems import method_title, parse_system, row_title
+from sptar.report.records import ScoreBlock, ScoreCell, ScoreRow, ScoreTable, TrainedFor
 
-__all__ = [
-    "TRAINING_COLUMNS",
-    "comparison_csv",
-    "csv_text",
-    "describe_counts",
-    "escape_latex",
-    "latex_cell",
-    "score_row",
-    "score_table",
-    "scores_csv",
-    "scores_latex",
-    "to_csv",
-    "training_cells",
-]
+__all__ = ["describe_counts", "score_table", "table_note"]
 
 
 def score_table(
     scores: Mapping[str, Scores],
-    comparison: Comparison | None = None,
+    family: FamilyComparison | None = None,
+    spread: Mapping[str, tuple[float | None, ...]] | None = None,
+    seeds: int = 1,
     trained: Mapping[str, TrainedFor] | None = None,
 ) -> ScoreTable:
-    """Means of each method in the order given, with significance marks and the best ones.
+    """Means in a block for each retriever, with marks and the best of each block.
 
-    A method that lacks a measure of the first one has an empty cell there. All means that print
-    alike with four digits are the best together.
+    Systems without a retriever (BM25) stand first in every block, where their mark says how that
+    block's target stands to them. Means that print alike with four digits are the best together. A
+    system that lacks a measure of the first one has an empty cell there.
+
+    Args:
+        scores: system → scores over the same queries and measures, in the order of the rows.
+        family: the tests; without them there are no marks.
+        spread: system → standard deviation over seeds, in the order of the measures.
+        trained: system → how long its retriever was trained, where that is known.
     """
-    methods = list(scores)
-    if not methods:
-        raise ValueError("a table needs at least one method")
-    measures = scores[methods[0]].measures
-    means = {
-        method: [found.mean(measure) if measure in found.measures else None for measure in measures]
-        for method, found in scores.items()
-    }
-    best: list[float | None] = []
-    for column in range(len(measures)):
-        present = [value for row in means.values() if (value := row[column]) is not None]
-        best.append(max((round(value, 4) for value in present), default=None))
-    marks: dict[tuple[str, str], str] = {}
-    if comparison is not None:
-        for item in comparison.differences:
-            if comparison.significant(item):
-                marks[item.other, str(item.measure)] = "below" if item.difference > 0 else "above"
-
-    def cell(method: str, column: int) -> ScoreCell:
-        value = means[method][column]
-        mark = marks.get((method, str(measures[column])), "")
-        return ScoreCell(
-            value=value,
-            mark="below" if mark == "below" else "above" if mark == "above" else "",
-            best=value is not None and round(value, 4) == best[column],
+    names = list(scores)
+    if not names:
+        raise ValueError("a table needs at least one system")
+    shared = [name for name in names if parse_system(name).retriever is None]
+    retrievers = list(dict.fromkeys(parse_system(name).retriever for name in names))
+    retrievers = [retriever for retriever in retrievers if retriever is not None] or [None]
+    blocks = []
+    for retriever in retrievers:
+        own = [name for name in names if parse_system(name).retriever == retriever]
+        # A target that has no retriever itself, such as BM25, has one contest with all blocks.
+        comparison = None if family is None else family.of(retriever) or family.of(None)
+        rows = own if retriever is None else [*shared, *own]
+        blocks.append(
+            _block(retriever or "", rows, scores, comparison, spread or {}, trained or {})
         )
-
+    first = scores[names[0]]
     return ScoreTable(
-        measures=tuple(str(measure) for measure in measures),
-        rows=tuple(
-            score_row(
-                method,
-                tuple(cell(method, column) for column in range(len(measures))),
-                target=comparison is not None and method == comparison.target,
-                trained=(trained or {}).get(method),
-            )
-            for method in methods
-        ),
-        queries=len(scores[methods[0]].query_ids),
-        alpha=None if comparison is None else comparison.alpha,
+        measures=tuple(str(measure) for measure in first.measures),
+        blocks=tuple(blocks),
+        queries=len(first.query_ids),
+        seeds=seeds,
+        tests=0 if family is None else family.size,
+        alpha=None if family is None else family.alpha,
     )
 
 
-def score_row(
-    method: str, cells: tuple[ScoreCell, ...], *, target: bool, trained: TrainedFor | None
-) -> ScoreRow:
-    """A row with what is known of its training."""
-    if trained is None:
-        return ScoreRow(method, cells, target)
-    return ScoreRow(method, cells, target, trained.steps, trained.start_kept)
+def _block(
+    retriever: str,
+    names: list[str],
+    scores: Mapping[str, Scores],
+    comparison: Comparison | None,
+    spread: Mapping[str, tuple[float | None, ...]],
+    trained: Mapping[str, TrainedFor],
+) -> ScoreBlock:
+    measures = scores[names[0]].measures
+    means = {
+        name: [
+            scores[name].mean(item) if item in scores[name].measures else None for item in measures
+        ]
+        for name in names
+    }
+    best = [
+        max(round(value, 4) for row in means.values() if (value := row[column]) is not None)
+        for column in range(len(measures))
+    ]
+    tests = {
+        (item.other, item.measure): item
+        for item in (() if comparison is None else comparison.differences)
+    }
+
+    def cell(name: str, column: int) -> ScoreCell:
+        measure = measures[column]
+        value = means[name][column]
+        test = tests.get((name, measure))
+        clear = test is not None and comparison is not None and comparison.significant(test)
+        return ScoreCell(
+            value=value,
+            mark="" if test is None or not clear else "below" if test.difference > 0 else "above",
+            best=value is not None and round(value, 4) == best[column],
+            detectable=None if test is None else test.detectable,
+            spread=spread[name][column] if name in spread else None,
+        )
+
+    rows = tuple(
+        ScoreRow(
+            name,
+            tuple(cell(name, column) for column in range(len(measures))),
+            comparison is not None and name == comparison.target,
+            trained.get(name),
+        )
+        for name in names
+    )
+    return ScoreBlock(
+        retriever=retriever,
+        rows=rows,
+        detectable=tuple(
+            max(
+                (found for row in rows if (found := row.cells[column].detectable) is not None),
+                default=None,
+            )
+            for column in range(len(measures))
+        ),
+    )
+
+
+def table_note(table: ScoreTable, below: str = "†", above: str = "‡") -> str:
+    """What the numbers and marks mean, in sentences for a caption; the marks may be words."""
+    means = f"Means over {table.queries:,} test quer{'y' if table.queries == 1 else 'ies'}"
+    if table.seeds > 1:
+        means += f" and {table.seeds} seeds, with the standard deviation over the seeds"
+    note = f"{means}; bold: best of its block."
+    if table.alpha is None or not table.tests:
+        return note
+    target = next((row.method for block in table.blocks for row in block.rows if row.target), "")
+    return (
+        f"{note} {below} marks what {row_title(target)} is significantly better than, {above} what "
+        "it is significantly worse than: paired two-sided t-test over the queries, corrected by "
+        f"Holm over all {table.tests:,} tests, level {table.alpha:g}. Detectable: the true "
+        "difference that every test of the block would find with 80% power."
+    )
 
 
 def describe_counts(scores: Mapping[str, Scores]) -> tuple[str, ...]:
@@ -129,133 +173,3 @@ def describe_counts(scores: Mapping[str, Scores]) -> tuple[str, ...]:
 
 def _many(count: int, one: str, more: str) -> str:
     return f"{count:,} {one if count == 1 else more}"
-
-
-def to_csv(rows: Iterable[Sequence[object]]) -> str:
-    """Rows as the text of a CSV file."""
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(rows)
-    return stream.getvalue()
-
-
-def csv_text(text: str) -> str:
-    """A spreadsheet must not take a name for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-
-
-def scores_csv(table: ScoreTable) -> str:
-    """One row for each method, all digits; a column ``<measure> mark`` beside each measure, then
-    the steps of the training and whether its start was kept."""
-    header = ["method", *(f"{name}{end}" for name in table.measures for end in ("", " mark"))]
-    header += TRAINING_COLUMNS
-    rows = [
-        [
-            csv_text(row.method),
-            *(
-                text
-                for cell in row.cells
-                for text in ("" if cell.value is None else repr(cell.value), cell.mark)
-            ),
-            *training_cells(row),
-        ]
-        for row in table.rows
-    ]
-    return to_csv([header, *rows])
-
-
-TRAINING_COLUMNS = ("steps", "start kept")
-
-
-def training_cells(row: ScoreRow) -> list[str]:
-    """What stands in :data:`TRAINING_COLUMNS`; nothing where nothing was trained."""
-    return ["", ""] if row.steps is None else [str(row.steps), "yes" if row.start_kept else "no"]
-
-
-def comparison_csv(*comparisons: Comparison) -> str:
-    """One row for each test, all digits."""
-    header = ["target", *(field.name for field in dataclasses.fields(Difference))]
-    return to_csv(
-        [
-            header,
-            *(
-                [
-                    csv_text(comparison.target),
-                    csv_text(item.other),
-                    str(item.measure),
-                    *(
-                        "" if value is None else repr(value)
-                        for value in (getattr(item, name) for name in header[3:])
-                    ),
-                ]
-                for comparison in comparisons
-                for item in comparison.differences
-            ),
-        ]
-    )
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}
-
-
-def escape_latex(text: str) -> str:
-    r"""Text that LaTeX prints as it stands.
-
-    >>> print(escape_latex("no_aug & 5%"))
-    no\_aug \& 5\%
-    """
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
-
-
-_MARKS = {"": "", "below": r"$^{\dagger}$", "above": r"$^{\ddagger}$"}
-"""How the target stands to a row: a dagger where it is significantly better, else a double one."""
-
-
-def latex_cell(item: ScoreCell) -> str:
-    """One mean with its mark, the best in bold; the spread over seeds behind it."""
-    if item.value is None:
-        return "--"
-    number = f"{item.value:.4f}"
-    spread = "" if item.spread is None else rf" {{\small $\pm$ {item.spread:.4f}}}"
-    return (rf"\textbf{{{number}}}" if item.best else number) + _MARKS[item.mark] + spread
-
-
-def scores_latex(
-    table: ScoreTable, caption: str = "", title: Callable[[str], str] = method_title
-) -> str:
-    """A ``table`` environment (package booktabs): best in bold, daggers where the test is clear.
-
-    A dagger marks a method that is significantly below the target, a double dagger one that is
-    significantly above it.
-    """
-    lines = [
-        r"\begin{table}",
-        r"  \centering",
-        rf"  \begin{{tabular}}{{l{'r' * len(table.measures)}}}",
-        r"    \toprule",
-        "    " + " & ".join(["Method", *map(escape_latex, table.measures)]) + r" \\",
-        r"    \midrule",
-        *(
-            "    "
-            + " & ".join([escape_latex(title(row.method)), *map(latex_cell, row.cells)])
-            + r" \\"
-            for row in table.rows
-        ),
-        r"    \bottomrule",
-        r"  \end{tabular}",
-    ]
-    if caption:
-        lines.append(rf"  \caption{{{escape_latex(caption)}}}")
-    return "\n".join([*lines, r"\end{table}"]) + "\n"

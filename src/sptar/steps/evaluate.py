@@ -72,6 +72,8 @@ class CompareStep(Step):
     """Tests the target method against every other one, retriever by retriever, as one family."""
 
     name: ClassVar[str] = "compare"
+    version: ClassVar[int] = 2
+    """2: one form of the file for one contest or several."""
     scores: tuple[tuple[str, EvaluateStep], ...]
     target: str
     evaluate: EvaluateConfig

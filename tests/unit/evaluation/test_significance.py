@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from sptar.errors import DataError
 from sptar.evaluation.evaluate import Scores
 from sptar.evaluation.measures import parse_measures
 from sptar.evaluation.significance import (
-    Comparison,
     bootstrap_intervals,
     choose_target,
     compare,
@@ -276,20 +274,6 @@ def test_systems_must_fit_together() -> None:
         compare({"bm25": _scores([0.1, 0.2], level=2), "sptar": base})
     with pytest.raises(DataError, match="do not hold RR@10"):
         compare({"bm25": base, "sptar": _scores([0.1, 0.2], [0.1, 0.2])})
-
-
-def test_saves_and_loads(tmp_path: Path) -> None:
-    result = compare(_systems(2), bootstrap_samples=100, alpha=0.1, seed=9)
-    result.save(tmp_path / "comparison.json")
-    assert Comparison.load(tmp_path / "comparison.json") == result
-    one = compare({"bm25": _scores([0.2]), "sptar": _scores([0.9])}, bootstrap_samples=100)
-    one.save(tmp_path / "one.json")
-    assert Comparison.load(tmp_path / "one.json") == one
-    (tmp_path / "bad.json").write_text('{"format": 1, "differences": [{}]}')
-    with pytest.raises(DataError, match="no file with a comparison"):
-        Comparison.load(tmp_path / "bad.json")
-    with pytest.raises(DataError, match="there is no file"):
-        Comparison.load(tmp_path / "absent.json")
 
 
 # --- words --------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sptar.evaluation.evaluate import EvaluationCounts, Scores
+from sptar.evaluation.family import FamilyComparison
 from sptar.evaluation.measures import parse_measures
 from sptar.evaluation.significance import Comparison, compare
 from sptar.evaluation.verdict import method_title, verdict
@@ -94,9 +95,9 @@ def sample_report(sample_scores: dict[str, Scores], sample_comparison: Compariso
         verdict=verdict(sample_comparison),
         warnings=("This is a demonstration on made-up text: its numbers mean nothing.",),
         notes=("SPTAR: 12 of 2,000 documents were longer than the budget and were cut.",),
-        table=score_table(sample_scores, sample_comparison),
+        table=score_table(sample_scores, FamilyComparison((sample_comparison,))),
         evaluation=describe_counts(sample_scores),
-        comparison=sample_comparison,
+        family=FamilyComparison((sample_comparison,)),
         ledger=(
             LedgerRow("S_train", 50, 61, "soft prompt, retriever"),
             LedgerRow("S_eval", 100, 113, "early stop, examples, retriever's checkpoint"),

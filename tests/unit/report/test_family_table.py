@@ -15,10 +15,10 @@ from sptar.evaluation.family import FamilyComparison, compare_systems
 from sptar.evaluation.measures import parse_measures
 from sptar.evaluation.verdict import family_verdict
 from sptar.report.build import render
-from sptar.report.family_table import family_csv, family_latex, family_note, family_table
-from sptar.report.printed import print_family
-from sptar.report.records import CostRow, FamilyTable, ReportData
-from sptar.report.tables import comparison_csv
+from sptar.report.printed import print_scores
+from sptar.report.records import CostRow, ReportData, ScoreTable
+from sptar.report.table_files import comparison_csv, scores_csv, scores_latex
+from sptar.report.tables import score_table, table_note
 
 SHIFTS = {
     "bm25": 0.0,
@@ -50,11 +50,11 @@ def family(scores: dict[str, Scores]) -> FamilyComparison:
 
 
 @pytest.fixture(scope="module")
-def table(scores: dict[str, Scores], family: FamilyComparison) -> FamilyTable:
-    return family_table(scores, family)
+def table(scores: dict[str, Scores], family: FamilyComparison) -> ScoreTable:
+    return score_table(scores, family)
 
 
-def test_blocks_begin_with_bm25(table: FamilyTable, scores: dict[str, Scores]) -> None:
+def test_blocks_begin_with_bm25(table: ScoreTable, scores: dict[str, Scores]) -> None:
     assert [block.retriever for block in table.blocks] == ["dpr", "bm25+tas_b"]
     assert [[row.method for row in block.rows] for block in table.blocks] == [
         ["bm25", "zero_shot/dpr", "inpars/dpr", "sptar/dpr"],
@@ -68,7 +68,7 @@ def test_blocks_begin_with_bm25(table: FamilyTable, scores: dict[str, Scores]) -
     assert (table.queries, table.tests, table.alpha) == (80, 2 * (3 + 2), 0.05)
 
 
-def test_marks_are_those_of_the_tests(table: FamilyTable, family: FamilyComparison) -> None:
+def test_marks_are_those_of_the_tests(table: ScoreTable, family: FamilyComparison) -> None:
     marks = [[row.cells[0].mark for row in block.rows] for block in table.blocks]
     assert marks == [["below", "below", "", ""], ["below", "above", ""]]
     for block, comparison in zip(table.blocks, family.comparisons, strict=True):
@@ -77,7 +77,7 @@ def test_marks_are_those_of_the_tests(table: FamilyTable, family: FamilyComparis
         assert block.detectable[1] == max(value for value in found if value is not None)
 
 
-def test_the_best_of_each_block_is_bold(table: FamilyTable) -> None:
+def test_the_best_of_each_block_is_bold(table: ScoreTable) -> None:
     for block in table.blocks:
         for column in range(2):
             values = [row.cells[column].value for row in block.rows]
@@ -87,43 +87,41 @@ def test_the_best_of_each_block_is_bold(table: FamilyTable) -> None:
 
 
 def test_without_tests_there_are_no_marks(scores: dict[str, Scores]) -> None:
-    plain = family_table(scores)
+    plain = score_table(scores)
     assert plain.alpha is None
     assert not any(cell.mark for b in plain.blocks for row in b.rows for cell in row.cells)
     assert all(value is None for block in plain.blocks for value in block.detectable)
-    assert "Holm" not in family_note(plain)
-    assert r"\emph{detectable}" not in family_latex(plain)
+    assert "Holm" not in table_note(plain)
+    assert r"\emph{detectable}" not in scores_latex(plain)
     with pytest.raises(ValueError, match="at least one system"):
-        family_table({})
+        score_table({})
 
 
 def test_one_retriever_is_one_nameless_block(scores: dict[str, Scores]) -> None:
     few = {"bm25": scores["bm25"], "sptar": scores["sptar/dpr"]}
-    table = family_table(
-        few, compare_systems(few, bootstrap_samples=100), {"sptar": (0.1, None)}, 3
-    )
+    table = score_table(few, compare_systems(few, bootstrap_samples=100), {"sptar": (0.1, None)}, 3)
     (block,) = table.blocks
     assert block.retriever == ""
     assert block.rows[0].cells[0].mark == "below"
-    assert "and 3 seeds" in family_note(table)
-    printed = print_family(table)
+    assert "and 3 seeds" in table_note(table)
+    printed = print_scores(table)
     assert printed.columns == ["method", "nDCG@10", "R@100"]
-    assert printed.rows[0][1].endswith(" -")
+    assert printed.rows[0][1].endswith(" †")
     assert printed.rows[1][1].endswith("± 0.1000")
     assert "±" not in printed.rows[1][2]
-    assert "& Method" not in family_latex(table)
-    assert r"{\small $\pm$ 0.1000}" in family_latex(table)
+    assert "& Method" not in scores_latex(table)
+    assert r"{\small $\pm$ 0.1000}" in scores_latex(table)
 
 
 def test_a_target_without_retriever_marks_every_block(scores: dict[str, Scores]) -> None:
-    table = family_table(scores, compare_systems(scores, "bm25", bootstrap_samples=100))
+    table = score_table(scores, compare_systems(scores, "bm25", bootstrap_samples=100))
     assert [block.rows[0].target for block in table.blocks] == [True, True]
     assert table.blocks[0].rows[1].cells[0].mark == "below"
     assert table.blocks[1].rows[1].cells[0].mark == "above"
 
 
-def test_csv_holds_all_digits(table: FamilyTable, scores: dict[str, Scores]) -> None:
-    rows = list(csv.DictReader(io.StringIO(family_csv(table))))
+def test_csv_holds_all_digits(table: ScoreTable, scores: dict[str, Scores]) -> None:
+    rows = list(csv.DictReader(io.StringIO(scores_csv(table))))
     assert len(rows) == 7
     assert [row["retriever"] for row in rows] == ["dpr"] * 4 + ["bm25+tas_b"] * 3
     assert rows[3]["method"] == "sptar"
@@ -135,15 +133,15 @@ def test_csv_holds_all_digits(table: FamilyTable, scores: dict[str, Scores]) -> 
 
 
 def test_csv_of_all_tests(family: FamilyComparison) -> None:
-    rows = list(csv.DictReader(io.StringIO(comparison_csv(*family.comparisons))))
+    rows = list(csv.DictReader(io.StringIO(comparison_csv(family))))
     assert len(rows) == family.size
     assert {row["target"] for row in rows} == {"sptar/dpr", "sptar/bm25+tas_b"}
     last = family.comparisons[1].differences[-1]
     assert float(rows[-1]["p_holm"]) == last.p_holm
 
 
-def test_latex(table: FamilyTable) -> None:
-    text = family_latex(table, "A & B.")
+def test_latex(table: ScoreTable) -> None:
+    text = scores_latex(table, "A & B.")
     assert text.count(r"\midrule") == 2
     assert r"\begin{tabular}{llrr}" in text
     assert "    DPR & BM25 & " in text
@@ -160,12 +158,12 @@ def test_latex(table: FamilyTable) -> None:
     assert text.isascii()
 
 
-def test_the_page_of_several_retrievers(table: FamilyTable, family: FamilyComparison) -> None:
+def test_the_page_of_several_retrievers(table: ScoreTable, family: FamilyComparison) -> None:
     text = render(
         ReportData(
             "run",
             verdict=family_verdict(family),
-            family_table=table,
+            table=table,
             family=family,
             costs=(
                 CostRow("SPTAR, DPR", 75.0, 3, 1200, 66_000_000, 3 * 2**30),

@@ -119,7 +119,7 @@ def test_one_collection_has_no_overview(work: Path) -> None:
     page = joint_page(joint)
     assert "All collections" not in page
     assert "Seeds: 1, 2." in page
-    assert page.count("<svg") == 1
+    assert page.count("<svg") == 2, "a chart for each measure"
     assert "±" in page
 
 
@@ -198,7 +198,7 @@ def test_the_page_is_self_contained(work: Path, tmp_path: Path) -> None:
     assert "&lt;" in page
     parsed = Page(page)
     assert len(parsed.tags("caption")) == len(parsed.tags("table")) == 2 * 2 + 2
-    assert len(parsed.tags("figcaption")) == len(parsed.tags("svg")) == 2
+    assert len(parsed.tags("figcaption")) == len(parsed.tags("svg")) == 2 * 2
     assert all("scope" in cell for cell in parsed.tags("th"))
     ids = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
     assert len(ids) == len(set(ids))

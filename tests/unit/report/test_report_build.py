@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sptar.evaluation.family import FamilyComparison
 from sptar.report.build import build_report, render
 from sptar.report.records import (
     ChosenExamples,
@@ -22,6 +23,7 @@ from sptar.report.records import (
     OverlapRow,
     ReasonCount,
     ReportData,
+    ScoreBlock,
     ScoreCell,
     ScoreRow,
     ScoreTable,
@@ -96,8 +98,6 @@ def test_every_part_is_on_the_page(sample_report: ReportData) -> None:
         "2025-01-31",
     ):
         assert " ".join(expected.split()) in text, expected
-    comparison = sample_report.comparison
-    assert comparison is not None
     assert len(page.tags("svg")) == 4 + 3 + 4, "forest plots, funnels, curves"
 
 
@@ -112,26 +112,22 @@ def test_the_verdict_comes_first(sample_report: ReportData) -> None:
 
 
 def test_marks_and_best(sample_report: ReportData) -> None:
-    table = ScoreTable(
-        ("nDCG@10",),
-        (
-            ScoreRow("bm25", (ScoreCell(0.5, "below"),)),
-            ScoreRow("inpars", (ScoreCell(0.75, "above", best=True),)),
-            ScoreRow("zero_shot", (ScoreCell(None),)),
-            ScoreRow("sptar", (ScoreCell(0.6),), target=True),
-        ),
-        queries=1,
-        alpha=0.05,
+    rows = (
+        ScoreRow("bm25", (ScoreCell(0.5, "below"),)),
+        ScoreRow("inpars", (ScoreCell(0.75, "above", best=True),)),
+        ScoreRow("zero_shot", (ScoreCell(None),)),
+        ScoreRow("sptar", (ScoreCell(0.6),), target=True),
     )
+    table = ScoreTable(("nDCG@10",), (ScoreBlock("", rows, (None,)),), queries=1, alpha=0.05)
     text = render(ReportData("run", table=table))
-    rows = re.findall(r"<tr[^>]*>.*?</tr>", text, flags=re.DOTALL)[1:]
-    assert "▼" in rows[0]
-    assert "significantly below the target" in rows[0]
-    assert 'class="n best">0.7500' in rows[1]
-    assert "▲" in rows[1]
-    assert ">–<" in rows[2]
-    assert rows[3].startswith('<tr class="target">')
-    assert "1 test query." in text
+    shown = re.findall(r"<tr[^>]*>.*?</tr>", text, flags=re.DOTALL)[1:]
+    assert "†" in shown[0]
+    assert "significantly below the target" in shown[0]
+    assert 'class="n best">0.7500' in shown[1]
+    assert "‡" in shown[1]
+    assert ">–<" in shown[2]
+    assert shown[3].startswith('<tr class="target">')
+    assert "1 test query; bold" in text
 
 
 def test_nothing_is_loaded(sample_report: ReportData) -> None:
@@ -163,7 +159,9 @@ def _evil_report() -> ReportData:
         verdict=(EVIL, EVIL),
         warnings=(EVIL,),
         notes=(EVIL,),
-        table=ScoreTable((EVIL,), (ScoreRow(EVIL, (ScoreCell(0.5),)),), queries=2),
+        table=ScoreTable(
+            (EVIL,), (ScoreBlock(EVIL, (ScoreRow(EVIL, (ScoreCell(0.5),)),), (None,)),), queries=2
+        ),
         evaluation=(EVIL,),
         ledger=(LedgerRow(EVIL, 1, 1, EVIL),),
         overlap=(OverlapRow(EVIL, 1, 2),),
@@ -192,14 +190,14 @@ def test_all_text_is_escaped(sample_report: ReportData) -> None:
 
 
 def test_names_in_a_comparison_are_escaped(sample_report: ReportData) -> None:
-    comparison = sample_report.comparison
-    assert comparison is not None
+    assert sample_report.family is not None
+    comparison = sample_report.family.comparisons[0]
     evil = replace(
         comparison,
         target=EVIL,
         differences=tuple(replace(item, other=EVIL) for item in comparison.differences),
     )
-    text = render(replace(sample_report, comparison=evil))
+    text = render(replace(sample_report, family=FamilyComparison((evil,))))
     Page(text)
     assert "<script" not in text
 

@@ -30,7 +30,7 @@ def test_one_retriever_has_a_plain_table(tmp_path: Path) -> None:
     assert len(report.verdict) == 1 + 3
     assert report.verdict[0].startswith("In nDCG@10, SPTAR ")
     assert "Retriever</th>" not in page
-    assert "▼" in page
+    assert "†" in page
     assert page.count("<h3>SPTAR</h3>") == 1
     assert "SPTAR: retriever on dev" in page
     assert files(made) == ["comparison.csv", "report.html", "scores.csv", "scores.tex"]

@@ -8,16 +8,10 @@ import io
 import pytest
 
 from sptar.evaluation.evaluate import EvaluationCounts, Scores
+from sptar.evaluation.family import FamilyComparison, compare_systems
 from sptar.evaluation.measures import parse_measures
-from sptar.evaluation.significance import Comparison, compare
-from sptar.report.tables import (
-    comparison_csv,
-    describe_counts,
-    escape_latex,
-    score_table,
-    scores_csv,
-    scores_latex,
-)
+from sptar.report.table_files import comparison_csv, escape_latex, scores_csv, scores_latex
+from sptar.report.tables import describe_counts, score_table
 
 NOTHING = EvaluationCounts()
 
@@ -39,25 +33,25 @@ def systems() -> dict[str, Scores]:
 
 
 @pytest.fixture
-def comparison(systems: dict[str, Scores]) -> Comparison:
-    return compare(systems, bootstrap_samples=100)
+def family(systems: dict[str, Scores]) -> FamilyComparison:
+    return compare_systems(systems, bootstrap_samples=100)
 
 
-def test_score_table(systems: dict[str, Scores], comparison: Comparison) -> None:
-    table = score_table(systems, comparison)
+def test_score_table(systems: dict[str, Scores], family: FamilyComparison) -> None:
+    table = score_table(systems, family)
     assert table.measures == ("nDCG@10", "R@100")
-    assert [row.method for row in table.rows] == ["bm25", "sptar", "inpars"]
-    assert [row.target for row in table.rows] == [False, True, False]
-    assert [row.cells[0].mark for row in table.rows] == ["below", "", "above"]
-    assert [row.cells[0].best for row in table.rows] == [False, False, True]
-    assert [row.cells[1].mark for row in table.rows] == ["", "", ""]
-    assert [row.cells[1].best for row in table.rows] == [True, True, True], "all alike"
-    assert table.rows[0].cells[0].value == systems["bm25"].mean("nDCG@10")
+    assert [row.method for row in table.blocks[0].rows] == ["bm25", "sptar", "inpars"]
+    assert [row.target for row in table.blocks[0].rows] == [False, True, False]
+    assert [row.cells[0].mark for row in table.blocks[0].rows] == ["below", "", "above"]
+    assert [row.cells[0].best for row in table.blocks[0].rows] == [False, False, True]
+    assert [row.cells[1].mark for row in table.blocks[0].rows] == ["", "", ""]
+    assert [row.cells[1].best for row in table.blocks[0].rows] == [True, True, True], "all alike"
+    assert table.blocks[0].rows[0].cells[0].value == systems["bm25"].mean("nDCG@10")
     assert table.queries == 40
     assert table.alpha == 0.05
     plain = score_table(systems)
     assert plain.alpha is None
-    assert not any(row.target or cell.mark for row in plain.rows for cell in row.cells)
+    assert not any(row.target or cell.mark for row in plain.blocks[0].rows for cell in row.cells)
 
 
 def test_a_measure_that_a_method_lacks_is_an_empty_cell(systems: dict[str, Scores]) -> None:
@@ -67,22 +61,22 @@ def test_a_measure_that_a_method_lacks_is_an_empty_cell(systems: dict[str, Score
         values=(systems["bm25"].row("R@100"),),
     )
     table = score_table({**systems, "short": short})
-    assert table.rows[-1].cells[0].value is None
-    assert not table.rows[-1].cells[0].best
+    assert table.blocks[0].rows[-1].cells[0].value is None
+    assert not table.blocks[0].rows[-1].cells[0].best
     assert "--" in scores_latex(table)
 
 
-def test_scores_csv(systems: dict[str, Scores], comparison: Comparison) -> None:
-    rows = list(csv.DictReader(io.StringIO(scores_csv(score_table(systems, comparison)))))
+def test_scores_csv(systems: dict[str, Scores], family: FamilyComparison) -> None:
+    rows = list(csv.DictReader(io.StringIO(scores_csv(score_table(systems, family)))))
     assert [row["method"] for row in rows] == ["bm25", "sptar", "inpars"]
     assert float(rows[1]["nDCG@10"]) == systems["sptar"].mean("nDCG@10"), "all digits"
     assert rows[0]["nDCG@10 mark"] == "below"
 
 
-def test_comparison_csv(comparison: Comparison) -> None:
-    rows = list(csv.DictReader(io.StringIO(comparison_csv(comparison))))
+def test_comparison_csv(family: FamilyComparison) -> None:
+    rows = list(csv.DictReader(io.StringIO(comparison_csv(family))))
     assert len(rows) == 4
-    for row, item in zip(rows, comparison.differences, strict=True):
+    for row, item in zip(rows, family.comparisons[0].differences, strict=True):
         assert (row["target"], row["other"]) == ("sptar", item.other)
         assert row["measure"] == str(item.measure)
         assert float(row["p_holm"]) == item.p_holm
@@ -96,14 +90,14 @@ def test_odd_names_survive_csv(systems: dict[str, Scores]) -> None:
     assert [row["method"] for row in rows] == ['a,"b"\nc', "'=1+1"], "no formula"
 
 
-def test_latex(systems: dict[str, Scores], comparison: Comparison) -> None:
+def test_latex(systems: dict[str, Scores], family: FamilyComparison) -> None:
     odd = {**systems, "my_{evil}\\input": systems["bm25"]}
-    text = scores_latex(score_table(odd, comparison), caption="50% of_all")
+    text = scores_latex(score_table(odd, family), caption="50% of_all")
     assert r"BM25 & 0.3000$^{\dagger}$ & \textbf{0.5000} \\" in text
     assert r"InPars & \textbf{0.6029}$^{\ddagger}$ & \textbf{0.5000} \\" in text
     assert r"my\_\{evil\}\textbackslash{}input & " in text
-    assert r"\caption{50\% of\_all}" in text
-    assert text.count(r"\\") == 5
+    assert r"\caption{50\% of\_all Means over 40 test queries; bold" in text
+    assert text.count(r"\\") == 6, "a head, four methods, what is detectable"
     assert text.count("{") == text.count("}")
 
 
