@@ -12,6 +12,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The verdict depends on neither luck nor load: every run tries the same examples, however long
+# they take. `pytest --hypothesis-profile=search` looks for new ones.
+_SLOW = [HealthCheck.too_slow]
+settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=_SLOW)
+settings.register_profile("search", deadline=None, max_examples=1000, suppress_health_check=_SLOW)
+settings.load_profile("same")
 
 # Processes that tests start find the helpers, and the same source as the tests themselves.
 _OWN = str(Path(__file__).parent)
