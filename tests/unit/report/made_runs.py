@@ -143,7 +143,10 @@ def simple_run(
 
 def whole_run(work: Path, retrievers: tuple[str, ...]) -> MadeRun:
     """A run with all that a page shows; without retrievers its methods have plain names."""
+    from sptar.config import SplitConfig
+    from sptar.data.collection import Collection
     from sptar.data.sources import convert
+    from sptar.data.splits import make_split
 
     settings = {"retrievers": list(retrievers)} if retrievers else {}
     made = MadeRun(work, "whole", note="Made by hand.", **settings)
@@ -151,6 +154,10 @@ def whole_run(work: Path, retrievers: tuple[str, ...]) -> MadeRun:
     convert(DataConfig(source=str(TOY)), folder / "collection")
     made.finish("collection", "toy0")
     roles = {role: {"queries": 3, "pairs": 4} for role in ("train", "evaluation", "dev", "test")}
+    collection = Collection.open(folder / "collection")
+    sizes = SplitConfig(train_queries=3, eval_queries=3)
+    dealt = make_split(collection, sizes, 1)
+    dealt.save(made.workspace.folder("split", "split0") / "split")
     made.artefact("split", "split0", {"roles": roles})
     shared = {"collection": "toy0", "split": "split0"}
     scores: dict[str, Scores] = {}
