@@ -353,8 +353,11 @@ class PromptConfig(Section):
         description="Token budget of each document in the prompt, the examples' included. By "
         "default the model's context is shared out evenly.",
     )
-    max_query_tokens: int = Field(
-        64, ge=1, description="Token budget of a query in training and in the examples."
+    max_query_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Token budget of a query in training and in the examples. By default the "
+        "length of the longest query of S_train and S_eval, as far as the model's context goes.",
     )
 
 
@@ -439,7 +442,12 @@ class AugmentConfig(Section):
         "in effect does.",
     )
     temperature: float = Field(0.7, gt=0, description="Only for `sample`.")
-    max_new_tokens: int = Field(128, ge=1, description="Budget of a generated query.")
+    max_new_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Token budget of a generated query. By default twice the length of the longest "
+        "query of S_train and S_eval, 32 at least.",
+    )
     queries_per_document: int = Field(1, ge=1, description="n: rows for each document.")
     max_attempts: int = Field(
         3, ge=1, description="Tries while the answer is empty; greedy decoding has only one."
@@ -489,6 +497,9 @@ class FilterConfig(Section):
         le=1,
         description="Drop a query of 12 words or more when it copies the document: the longest "
         "run of words shared with it is at least this share of the query.",
+    )
+    drop_unfinished: bool = added(
+        True, "Drop queries whose answer ran into `augment.max_new_tokens` before its end."
     )
     block_size: int = runtime(5000, "Queries ranked in one block.", ge=1)
 

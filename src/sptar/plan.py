@@ -195,7 +195,6 @@ def _probe(
 ) -> Probe:
     from sptar.llm.generation import PromptedGenerator
     from sptar.llm.soft_prompt import SoftPrompt, initial_matrix
-    from sptar.llm.template import PromptTemplate
     from sptar.types import GenerationRequest
 
     config = graph.config
@@ -218,13 +217,7 @@ def _probe(
         if soft:
             matrix = initial_matrix(model, config.tune, config.seed)
             prompt = SoftPrompt(matrix, config.llm.name, {})
-        template = PromptTemplate(
-            model,
-            config.prompt,
-            alike[0].style,
-            virtual_tokens=0 if prompt is None else prompt.virtual_tokens,
-            max_new_tokens=config.augment.max_new_tokens,
-        )
+        template = alike[0].template(model, prompt, inputs, context)
         ready = next((step for step in alike if _inputs_ready(step, context.workspace)), None)
         generator: Generator = PromptedGenerator(
             model, template, prompt, examples, config.augment, seed=config.seed
@@ -271,9 +264,7 @@ def _cache_bytes(model: Any, template: Any, config: RunConfig) -> int:
     shared = getattr(settings, "num_key_value_heads", None) or heads
     budget = template.document_budget or config.prompt.max_document_words * 2
     tokens = (
-        template.virtual_tokens
-        + (config.prompt.examples + 1) * budget
-        + config.augment.max_new_tokens
+        template.virtual_tokens + (config.prompt.examples + 1) * budget + template.max_new_tokens
     )
     element = model.dtype.itemsize
     per_row = 2 * settings.num_hidden_layers * shared * width * tokens * element

@@ -125,7 +125,8 @@ class WeakQuery:
     """A query that a language model wrote for ``doc_id``; ``text`` is the cleaned ``raw``.
 
     ``cut_tokens`` is how many of the document's tokens the model did not see; ``refusal`` is why
-    a server wrote nothing for the document.
+    a server wrote nothing for the document; ``finished`` is false when the answer ran into the
+    budget of new tokens.
     """
 
     query_id: str
@@ -137,6 +138,7 @@ class WeakQuery:
     tokens: int | None = None
     cut_tokens: int = 0
     refusal: str | None = None
+    finished: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ SMALL = (
     "split.max_documents=80",
     "augment.max_new_tokens=8",
     "filter.k=836",
+    "filter.drop_unfinished=false",
     "train.epochs=1",
     "train.steps_per_epoch=pass",
     "train.max_tokens=16",

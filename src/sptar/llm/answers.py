@@ -16,8 +16,8 @@ class Completion:
     """What a server wrote.
 
     ``tokens`` and ``log_probability`` (natural log, summed over those tokens) are ``None`` when
-    the server does not tell; ``stopped`` is whether it ended before its budget; ``refusal`` is why
-    there is no text that could be used.
+    the server does not tell; ``stopped`` is false where the server says that the budget of tokens
+    ended the text; ``refusal`` is why there is no text that could be used.
     """
 
     text: str
@@ -65,7 +65,7 @@ def completion_of(answer: Any, interface: Literal["completions", "chat"]) -> Com
         text=_whole_characters(text),
         tokens=_count(answer.get("usage")),
         log_probability=_log_probability(choice.get("logprobs")),
-        stopped=choice.get("finish_reason") == "stop",
+        stopped=choice.get("finish_reason") != "length",
     )
 
 

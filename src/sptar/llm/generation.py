@@ -57,6 +57,8 @@ class PromptedGenerator:
         self._language_model = language_model
         self._template = template
         self._config = config
+        # What the config leaves open was read off the labels when the template was made.
+        self._new_tokens = config.max_new_tokens or template.max_new_tokens
         self._seed = seed
         self._progress = progress
         self._prefix = Prefix(language_model, soft_prompt, template.prefix_ids(examples))
@@ -84,7 +86,7 @@ class PromptedGenerator:
             for request, document in zip(requests, documents, strict=True)
         ]
         lengths = [len(prompt.ids) for prompt in prompts]
-        shared = self._prefix.can_share(max(lengths) + self._config.max_new_tokens)
+        shared = self._prefix.can_share(max(lengths) + self._new_tokens)
         if not shared and not self._told_unshared:
             self._told_unshared = True
             self._progress.message(
@@ -116,9 +118,9 @@ class PromptedGenerator:
         """New tokens that a prompt may get: the budget, or what the context leaves."""
         context = self._language_model.context_tokens
         if context is None:
-            return self._config.max_new_tokens
+            return self._new_tokens
         # The last token is never read again, so it needs no position.
-        room = min(self._config.max_new_tokens, context - self._prefix.length - tokens + 1)
+        room = min(self._new_tokens, context - self._prefix.length - tokens + 1)
         if room < 1:
             raise ModelError(
                 f"Prompt and document '{doc_id}' take {self._prefix.length + tokens} tokens, the "

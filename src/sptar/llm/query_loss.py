@@ -35,7 +35,7 @@ class PromptRow:
 
 def prompt_row(template: PromptTemplate, examples: Sequence[Pair], pair: Pair) -> PromptRow:
     """Prefix with these examples, the pair's document, then its query as target."""
-    query = template.query_ids(pair.query.text)
+    query = template.target_ids(pair.query.text)
     document = template.document_ids(pair.document)
     return PromptRow([*template.prefix_ids(examples), *document.ids, *query], len(query))
 

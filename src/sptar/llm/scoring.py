@@ -72,7 +72,7 @@ class PromptedScorer:
         self._tokens: dict[Pair, _Scored] = {}
 
     def query_losses(self, examples: Sequence[Pair], pairs: Sequence[Pair]) -> list[QueryLoss]:
-        """Loss of each pair's query (its end token included) given its document.
+        """Loss of each pair's query (with its end, where it is not cut) given its document.
 
         The prefix (soft prompt and examples) runs once. In float32 a loss equals that of the
         whole prompt run alone up to rounding.
@@ -114,7 +114,7 @@ class PromptedScorer:
         if known is None:
             known = _Scored(
                 list(self._template.document_ids(pair.document).ids),
-                list(self._template.query_ids(pair.query.text)),
+                list(self._template.target_ids(pair.query.text)),
             )
             if not known.document or not known.query:
                 raise ValueError("a pair needs a token in front of its query and one in it")

@@ -19,10 +19,12 @@ from sptar.llm.loading import LanguageModel
 from sptar.methods import TARGET, WORDINGS
 from sptar.types import Document, Pair
 
-__all__ = ["DocumentTokens", "PromptTemplate", "bad_question"]
+__all__ = ["DocumentTokens", "PromptTemplate", "bad_question", "query_text"]
 
 _LEAST_DOCUMENT_TOKENS = 8
 _BAD_QUESTION_TOKENS = 16
+_QUERY_TOKENS = 64
+"""Room for a query where neither the config nor labelled queries say how much it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,12 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def query_text(text: str) -> str:
+    """A query as it stands behind its label: one line, a blank in front; empty without text."""
+    line = _one_line(text)
+    return f" {line}" if line else ""
+
+
 class PromptTemplate:
     """Turns examples, documents and queries into ids for one language model.
 
@@ -69,6 +77,7 @@ class PromptTemplate:
         max_new_tokens: positions that a generated query may take.
 
     Attributes:
+        max_query_tokens: tokens of a query that are read, as target or in an example.
         document_budget: tokens of each document's text that fit, the examples' included;
             ``None`` when neither the model nor the config sets a limit.
         end_of_query_ids: what ends a query: the separator up to its newline, or the end token for
@@ -94,6 +103,7 @@ class PromptTemplate:
         self.style = style
         self.virtual_tokens = virtual_tokens
         self.max_new_tokens = max_new_tokens
+        self.max_query_tokens = prompt.max_query_tokens or _QUERY_TOKENS
         row = WORDINGS[style]
         encode = language_model.encode
         end, tail = self._split_separator()
@@ -132,7 +142,7 @@ class PromptTemplate:
         return number == 1 and not self._instruction
 
     def _query_budget(self) -> int:
-        return self.prompt.max_query_tokens + len(self.end_of_query_ids)
+        return self.max_query_tokens + len(self.end_of_query_ids)
 
     def _share_out_context(self) -> int | None:
         prompt, context = self.prompt, self.language_model.context_tokens
@@ -164,7 +174,7 @@ class PromptTemplate:
         consumers = sorted(
             [
                 (self.virtual_tokens, "tune.virtual_tokens", self.virtual_tokens),
-                (answer, answer_name, max(self.max_new_tokens, prompt.max_query_tokens)),
+                (answer, answer_name, max(self.max_new_tokens, self.max_query_tokens)),
                 (examples, "prompt.examples", prompt.examples),
             ],
             key=lambda consumer: -consumer[0],
@@ -226,19 +236,31 @@ class PromptTemplate:
         return DocumentTokens([*header, *text, *self._closing], cut_tokens, cut_words)
 
     def query_ids(self, text: str) -> list[int]:
-        """The query as target: its tokens as they follow the label, and the end of the query.
+        """The query of an example: its tokens as they follow the label, and the end of the query.
 
-        The text is cut to ``prompt.max_query_tokens``; the end comes on top of them. Published
-        behaviour lacks the end; a loss that ends on it teaches the model to stop.
+        The text is cut to :attr:`max_query_tokens`; the end comes on top of them, because the next
+        block begins behind it.
         """
-        line = _one_line(text)
-        ids = self.language_model.encode(" " + line) if line else []
-        return ids[: self.prompt.max_query_tokens] + self.end_of_query_ids
+        return self._query(text)[: self.max_query_tokens] + self.end_of_query_ids
+
+    def target_ids(self, text: str) -> list[int]:
+        """The query as target, which ends like an example's only where all of it is there.
+
+        An end behind a cut query would teach the model to stop in the middle of a sentence. The
+        published code has no end at all; a loss that ends on it teaches the model when to stop.
+        """
+        ids = self._query(text)
+        if len(ids) > self.max_query_tokens:
+            return ids[: self.max_query_tokens]
+        return ids + self.end_of_query_ids
 
     def query_is_cut(self, text: str) -> bool:
-        """Whether :meth:`query_ids` leaves out a part of this query."""
-        line = _one_line(text)
-        return len(self.language_model.encode(" " + line)) > self.prompt.max_query_tokens
+        """Whether a part of this query is left out."""
+        return len(self._query(text)) > self.max_query_tokens
+
+    def _query(self, text: str) -> list[int]:
+        written = query_text(text)
+        return self.language_model.encode(written) if written else []
 
     def decode(self, ids: Sequence[int]) -> str:
         """The first line of generated ids as text, without its stop token.

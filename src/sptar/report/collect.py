@@ -203,7 +203,7 @@ def _without_role(split: Artefact) -> tuple[str, ...]:
 
 def _notes(reader: RunReader) -> tuple[str, ...]:
     notes: list[str] = []
-    steps = ("augment", "import_weak", "pairs", "choose")
+    steps = ("augment", "tune", "import_weak", "pairs", "choose")
     shown = {step: reader.shown(step) for step in steps}
     for method in reader.systems:
         if method in shown["augment"]:
@@ -213,6 +213,22 @@ def _notes(reader: RunReader) -> tuple[str, ...]:
                 notes.append(
                     f"{title}: {summary['documents_cut']:,} of {summary['documents']:,} documents "
                     "were longer than the prompt's budget and were cut."
+                )
+            # Weak queries from before this was counted have no such number.
+            unfinished = summary.get("unfinished", 0)
+            if unfinished:
+                notes.append(
+                    f"{title}: {unfinished:,} of {summary['rows']:,} weak queries ran into the "
+                    "limit of new tokens before their end (`augment.max_new_tokens`)."
+                )
+        if method in shown["tune"]:
+            summary = reader.get(method, "tune").manifest.summary
+            if summary.get("cut_queries"):
+                pairs = summary["train_pairs"] + summary["evaluation_pairs"]
+                notes.append(
+                    f"{method_title(shown['tune'][method])}: {summary['cut_queries']:,} of "
+                    f"{pairs:,} labelled queries were longer than `prompt.max_query_tokens` and "
+                    "were cut in tuning."
                 )
         if method in shown["import_weak"]:
             title = method_title(shown["import_weak"][method])

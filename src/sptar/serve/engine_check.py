@@ -76,7 +76,7 @@ def check_engine(
         from sptar.steps.tune import prompted_model
 
         model, soft_prompt = prompted_model(step.llm, found.inputs["tune"], context)
-        template = step.template(model, soft_prompt)
+        template = step.template(model, soft_prompt, found.inputs, context)
         theirs = ExportedGenerator(export, template).generate(requests)
         engine = f"plain transformers on {export}"
     else:

@@ -85,7 +85,7 @@ def export_soft_prompt(
 
     model, soft_prompt = prompted_model(found.step.llm, found.inputs["tune"], context)
     assert soft_prompt is not None
-    template = found.step.template(model, soft_prompt)
+    template = found.step.template(model, soft_prompt, found.inputs, context)
     examples = load_selection(found.inputs["select"].path("selection.json")).examples
     corpus = open_collection(found.inputs, context).corpus
     positions = open_split(found.inputs, context).augment[:_SAMPLES]

@@ -13,6 +13,7 @@ from sptar.executors.local import Worker
 from sptar.io import read_jsonl
 from sptar.steps.base import Context, Output, Step
 from sptar.steps.collection import CollectionStep
+from sptar.steps.prompts import labelled_queries, prompt_template
 from sptar.steps.resources import open_collection, open_split
 from sptar.steps.select import SelectStep
 from sptar.steps.split import SplitStep
@@ -35,6 +36,7 @@ class AugmentStep(Step):
     """Writes exactly n rows for each document, block by block."""
 
     name: ClassVar[str] = "augment"
+    version: ClassVar[int] = 2
     collection: CollectionStep
     split: SplitStep
     tuned: TuneStep | None
@@ -91,6 +93,11 @@ class AugmentStep(Step):
         run_blocks(self, blocks.missing(), output, inputs, context, "Writing weak queries", "docs")
         blocks.join(output.path("weak_queries.jsonl"))
         summary, refusals = self._summary(output, len(positions))
+        if summary["unfinished"]:
+            context.progress.message(
+                f"{summary['unfinished']:,} of {summary['rows']:,} weak queries ran into the limit "
+                "of new tokens before their end (augment.max_new_tokens)"
+            )
         if refusals:
             common, times = refusals.most_common(1)[0]
             context.progress.message(
@@ -147,9 +154,13 @@ class AugmentStep(Step):
 
         examples = load_selection(inputs["select"].path("selection.json")).examples
         if self.llm.backend == "openai":
-            return self._hosted(examples, context, log)
+            from sptar.llm.query_limits import hosted_new_tokens
+
+            labelled = labelled_queries(inputs, context)
+            new_tokens = hosted_new_tokens(self.augment.max_new_tokens, labelled)
+            return self._hosted(examples, self._writing(new_tokens), context, log)
         model, soft_prompt = prompted_model(self.llm, inputs.get("tune"), context)
-        template = self.template(model, soft_prompt)
+        template = self.template(model, soft_prompt, inputs, context)
         context.progress.message(
             f"Documents are cut at {template.document_budget} tokens in the prompt"
             if template.document_budget is not None
@@ -157,6 +168,10 @@ class AugmentStep(Step):
         )
         if self.llm.backend == "vllm":
             return self._served(model, template, soft_prompt, examples, context, log)
+        context.progress.message(
+            f"A weak query may have {template.max_new_tokens} tokens, a labelled one in the prompt "
+            f"{template.max_query_tokens}"
+        )
         from sptar.llm.generation import PromptedGenerator
 
         return PromptedGenerator(
@@ -169,20 +184,34 @@ class AugmentStep(Step):
             progress=context.progress,
         )
 
-    def template(self, model: LanguageModel, soft_prompt: SoftPrompt | None) -> PromptTemplate:
+    def template(
+        self,
+        model: LanguageModel,
+        soft_prompt: SoftPrompt | None,
+        inputs: Mapping[str, Artefact],
+        context: Context,
+    ) -> PromptTemplate:
         """The prompt's ids for this step's model."""
-        from sptar.llm.template import PromptTemplate
-
-        return PromptTemplate(
+        return prompt_template(
             model,
             self.prompt,
-            self.style,
+            inputs,
+            context,
             virtual_tokens=0 if soft_prompt is None else soft_prompt.virtual_tokens,
             max_new_tokens=self.augment.max_new_tokens,
+            style=self.style,
         )
 
+    def _writing(self, new_tokens: int) -> AugmentConfig:
+        """How to write, with a number where the config left it to the labels."""
+        return self.augment.model_copy(update={"max_new_tokens": new_tokens})
+
     def _hosted(
-        self, examples: Sequence[Pair], context: Context, log: AnswerLog | None
+        self,
+        examples: Sequence[Pair],
+        writing: AugmentConfig,
+        context: Context,
+        log: AnswerLog | None,
     ) -> Generator:
         from sptar.llm.remote import HardPromptGenerator, completions_client
 
@@ -191,7 +220,7 @@ class AugmentStep(Step):
             self.prompt,
             self.style,
             examples,
-            self.augment,
+            writing,
             self.seed,
             answer_only=self.llm.interface == "chat",
             progress=context.progress,
@@ -210,7 +239,7 @@ class AugmentStep(Step):
 
         if soft_prompt is None:
             # Without virtual tokens every prompt is text that any server can be given.
-            return self._hosted(examples, context, log)
+            return self._hosted(examples, self._writing(template.max_new_tokens), context, log)
         name = self.llm.served_name or self.llm.export or self.llm.name
         return SoftPromptServerGenerator(
             completions_client(self.llm, name, log),
@@ -218,7 +247,7 @@ class AugmentStep(Step):
             template,
             soft_prompt,
             examples,
-            self.augment,
+            self._writing(template.max_new_tokens),
             self.seed,
             self.llm.export,
             context.progress,
@@ -226,13 +255,14 @@ class AugmentStep(Step):
 
     def _summary(self, output: Output, documents: int) -> tuple[dict[str, int], Counter[str]]:
         """Counts of rows, and the reasons of those that a server refused."""
-        rows = empty = cut = retried = 0
+        rows = empty = cut = retried = unfinished = 0
         refusals: Counter[str] = Counter()
         for _, row in read_jsonl(output.path("weak_queries.jsonl")):
             rows += 1
             empty += not row["text"]
             cut += row["cut_tokens"] > 0
             retried += row["attempts"] > 1
+            unfinished += not row.get("finished", True)
             if row.get("refusal") is not None:
                 refusals[row["refusal"]] += 1
         summary = {
@@ -241,6 +271,7 @@ class AugmentStep(Step):
             "empty": empty,
             "retried": retried,
             "documents_cut": cut,
+            "unfinished": unfinished,
         }
         if refusals:
             summary["refused"] = refusals.total()

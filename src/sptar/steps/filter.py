@@ -125,9 +125,12 @@ class FilterStep(Step):
     @property
     def settings(self) -> dict[str, Any]:
         """The cut-off and the other filters' thresholds."""
-        kept = ("max_query_words", "drop_duplicates", "drop_test_overlap", "max_copied_share")
+        kept = (
+            *("max_query_words", "drop_duplicates", "drop_test_overlap", "max_copied_share"),
+            "drop_unfinished",
+        )
         settings = result_settings(self.filter)
-        return {"k": self.k, **{name: settings[name] for name in kept}}
+        return {"k": self.k, **{name: settings[name] for name in kept if name in settings}}
 
     @property
     def inputs(self) -> Mapping[str, Step]:

@@ -13,6 +13,7 @@ from sptar.errors import DataError
 from sptar.io import read_sealed, write_sealed
 from sptar.steps.base import Context, Output, Step
 from sptar.steps.collection import CollectionStep
+from sptar.steps.prompts import prompt_template
 from sptar.steps.resources import labelled_pairs, open_collection, open_split
 from sptar.steps.split import SplitStep
 from sptar.steps.tune import TuneStep, prompted_model
@@ -42,6 +43,7 @@ class SelectStep(Step):
     """Scores candidate groups by the loss on S_eval, or just draws one (``choice: first``)."""
 
     name: ClassVar[str] = "select"
+    version: ClassVar[int] = 2
     collection: CollectionStep
     split: SplitStep
     tuned: TuneStep | None
@@ -49,7 +51,7 @@ class SelectStep(Step):
     llm_identity: str
     prompt: PromptConfig
     select: SelectConfig
-    max_new_tokens: int
+    max_new_tokens: int | None
     seed: int
 
     @property
@@ -94,13 +96,14 @@ class SelectStep(Step):
         evaluation: list[Pair] = []
         if self.select.choice != "first":
             from sptar.llm.scoring import PromptedScorer
-            from sptar.llm.template import PromptTemplate
 
             evaluation = labelled_pairs(collection, split.evaluation)
             model, soft_prompt = prompted_model(self.llm, inputs.get("tune"), context)
-            template = PromptTemplate(
+            template = prompt_template(
                 model,
                 self.prompt,
+                inputs,
+                context,
                 virtual_tokens=0 if soft_prompt is None else soft_prompt.matrix.shape[0],
                 max_new_tokens=self.max_new_tokens,
             )

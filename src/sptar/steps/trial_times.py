@@ -13,6 +13,7 @@ from sptar.retrieval.specs import retriever_spec
 from sptar.steps.base import Context, Step
 from sptar.steps.encode import EncodeStep
 from sptar.steps.rerank import RerankStep
+from sptar.steps.prompts import prompt_template
 from sptar.steps.resources import (
     labelled_pairs,
     language_model,
@@ -72,16 +73,17 @@ def tuning_seconds(
         return 0.0
     if step.tune.method == "lora":
         return None
-    from sptar.llm.template import PromptTemplate
     from sptar.llm.tuning import tune_soft_prompt
 
     collection, split = open_collection(inputs, context), open_split(inputs, context)
     train = labelled_pairs(collection, split.train)
     evaluation = labelled_pairs(collection, split.evaluation)
     model = language_model(step.llm, context)
-    template = PromptTemplate(
+    template = prompt_template(
         model,
         step.prompt,
+        inputs,
+        context,
         virtual_tokens=step.tune.virtual_tokens,
         max_new_tokens=step.max_new_tokens,
     )
@@ -107,7 +109,6 @@ def selecting_seconds(step: SelectStep, inputs: Mapping[str, Artefact], context:
     if step.select.choice == "first":
         return 0.0
     from sptar.llm.scoring import PromptedScorer
-    from sptar.llm.template import PromptTemplate
     from sptar.weak.group_search import search_rounds
 
     collection, split = open_collection(inputs, context), open_split(inputs, context)
@@ -115,9 +116,11 @@ def selecting_seconds(step: SelectStep, inputs: Mapping[str, Artefact], context:
     evaluation = labelled_pairs(collection, split.evaluation)
     model = language_model(step.llm, context)
     soft_prompt = None if step.tuned is None else _start_prompt(step.tuned, model)
-    template = PromptTemplate(
+    template = prompt_template(
         model,
         step.prompt,
+        inputs,
+        context,
         virtual_tokens=0 if soft_prompt is None else soft_prompt.virtual_tokens,
         max_new_tokens=step.max_new_tokens,
     )

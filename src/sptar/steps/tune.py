@@ -10,6 +10,7 @@ from sptar.config import LanguageModelConfig, PromptConfig, TuneConfig, result_s
 from sptar.io import write_json
 from sptar.steps.base import Context, Output, Step
 from sptar.steps.collection import CollectionStep
+from sptar.steps.prompts import prompt_template
 from sptar.steps.resources import (
     labelled_pairs,
     language_model,
@@ -32,6 +33,7 @@ class TuneStep(Step):
     """Tunes, or imports a finished adapter when ``tune.adapter`` names one."""
 
     name: ClassVar[str] = "tune"
+    version: ClassVar[int] = 2
     collection: CollectionStep
     split: SplitStep
     llm: LanguageModelConfig
@@ -39,7 +41,7 @@ class TuneStep(Step):
     prompt: PromptConfig
     tune: TuneConfig
     adapter_identity: str | None
-    max_new_tokens: int
+    max_new_tokens: int | None
     seed: int
 
     @property
@@ -69,17 +71,17 @@ class TuneStep(Step):
         """Tune and keep the best epoch."""
         if self.tune.adapter is not None:
             return self._import(output, context)
-        from sptar.llm.template import PromptTemplate
-
         collection = open_collection(inputs, context)
         split = open_split(inputs, context)
         train = labelled_pairs(collection, split.train)
         evaluation = labelled_pairs(collection, split.evaluation)
         model = language_model(self.llm, context)
         is_lora = self.tune.method == "lora"
-        template = PromptTemplate(
+        template = prompt_template(
             model,
             self.prompt,
+            inputs,
+            context,
             virtual_tokens=0 if is_lora else self.tune.virtual_tokens,
             max_new_tokens=self.max_new_tokens,
         )
@@ -112,6 +114,12 @@ class TuneStep(Step):
         result.adapter.save(output.path("adapter"))
         history = [asdict(record) for record in result.history]
         write_json(output.path("history.json"), history)
+        if result.cut_queries:
+            context.progress.message(
+                f"{result.cut_queries:,} of {len(train) + len(evaluation):,} labelled queries were "
+                f"cut at {template.max_query_tokens} tokens (prompt.max_query_tokens); no end was "
+                "learned behind those"
+            )
         return {
             "method": self.tune.method,
             "train_pairs": len(train),
@@ -126,6 +134,8 @@ class TuneStep(Step):
             "document_token_budget": template.document_budget,
             "cut_documents": result.cut_documents,
             "cut_queries": result.cut_queries,
+            "max_query_tokens": template.max_query_tokens,
+            "max_new_tokens": template.max_new_tokens,
             "peak_memory_bytes": result.peak_memory_bytes,
         }
 

@@ -42,10 +42,12 @@ def choose_prefix(known_ids: Iterable[str]) -> str:
 
 
 def weak_query_to_row(weak_query: WeakQuery) -> dict[str, Any]:
-    """JSON object of a weak query; a refusal stands there only where there was one."""
+    """JSON object of a weak query; what is rare (a refusal, no end) stands there where it is so."""
     row = asdict(weak_query)
     if weak_query.refusal is None:
         del row["refusal"]
+    if weak_query.finished:
+        del row["finished"]
     return row
 
 
@@ -125,6 +127,7 @@ def augment_block(
             tokens=answers[row].tokens,
             cut_tokens=answers[row].cut_tokens,
             refusal=answers[row].refusal,
+            finished=answers[row].stopped or answers[row].refusal is not None,
         )
         for row, request in enumerate(requests)
     ]

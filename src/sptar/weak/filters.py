@@ -42,7 +42,8 @@ class RankedQuery:
     """A weak query, cut to its length, and where its source document stands for it.
 
     ``rank`` is ``None`` when the source does not match; so is ``score`` for an empty query.
-    ``refused`` says that a server refused to write for the document.
+    ``refused`` says that a server refused to write for the document; ``finished`` is false when
+    the answer ran into the budget of new tokens.
     """
 
     query_id: str
@@ -51,6 +52,7 @@ class RankedQuery:
     rank: int | None
     score: float | None
     refused: bool = False
+    finished: bool = True
 
 
 _Record = TypeVar("_Record", RankedQuery, Decision)
@@ -90,6 +92,7 @@ def rank_block(
             rank=found[number].rank if number in found else None,
             score=found[number].score if number in found else None,
             refused=weak.refusal is not None,
+            finished=weak.finished,
         )
         for number, weak in enumerate(weak_queries)
     ]
@@ -167,6 +170,15 @@ class CopiedFilter(_EachAlone):
             f" {' '.join(asked[start : start + length])} " in document
             for start in range(len(asked) - length + 1)
         )
+
+
+class UnfinishedFilter(_EachAlone):
+    """Drops queries whose answer ran into the budget of new tokens before its end."""
+
+    reason = "unfinished"
+
+    def keeps_one(self, query: RankedQuery) -> bool:
+        return query.finished
 
 
 class DuplicateFilter:
@@ -255,6 +267,8 @@ def decide(
         DegenerateFilter(),
         CopiedFilter(document_text, settings.max_copied_share),
     ]
+    if settings.drop_unfinished:
+        chain.append(UnfinishedFilter())
     if settings.drop_duplicates:
         chain.append(DuplicateFilter())
     if settings.drop_test_overlap:
@@ -309,10 +323,12 @@ def cutoff_table(decisions: Iterable[Decision], ks: Sequence[int]) -> dict[int, 
 
 
 def ranked_to_row(query: RankedQuery) -> dict[str, Any]:
-    """JSON object of a ranked query; ``refused`` stands there only where it is true."""
+    """JSON object of a ranked query; ``refused`` and no end stand there only where it is so."""
     row = {name: getattr(query, name) for name in _RANKED_FIELDS}
     if not query.refused:
         del row["refused"]
+    if query.finished:
+        del row["finished"]
     return row
 
 

@@ -9,6 +9,7 @@ REASONS = {
     "empty": "no text",
     "degenerate": "repeated phrase",
     "copied": "copied from document",
+    "unfinished": "cut off before its end",
     "duplicate": "duplicate",
     "test_overlap": "equals a test query",
     "not_found": "source not found",

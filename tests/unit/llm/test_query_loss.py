@@ -65,6 +65,21 @@ def test_rows_end_on_the_end_of_the_query(models: dict[str, LanguageModel]) -> N
         assert query[-1] in model.stop_token_ids
 
 
+def test_a_cut_query_has_no_end_to_learn(models: dict[str, LanguageModel]) -> None:
+    for model in models.values():
+        prompt = PromptConfig(max_document_tokens=24, max_query_tokens=2)
+        made = PromptTemplate(model, prompt, virtual_tokens=TOKENS, max_new_tokens=8)
+        row = prompt_row(made, [PAIRS[0]], PAIRS[1])
+        assert row.targets == 2
+        assert row.ids[-2:] == model.encode(" " + PAIRS[1].query.text)[:2]
+        assert not set(row.ids[-2:]) & model.stop_token_ids
+        # The example in front of it is cut as well, and its end begins the next block.
+        example = made.query_ids(PAIRS[0].query.text)
+        assert example[2:] == made.end_of_query_ids
+        place = row.ids.index(example[0])
+        assert any(row.ids[i : i + len(example)] == example for i in range(place, len(row.ids)))
+
+
 def test_model_that_cannot_choose_logits(models: dict[str, LanguageModel]) -> None:
     model = models["llama"]
 

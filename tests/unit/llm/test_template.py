@@ -192,6 +192,22 @@ def test_queries_are_cut_and_still_end(models: dict[str, LanguageModel]) -> None
         assert made.query_ids("  \n ") == made.end_of_query_ids
 
 
+def test_a_cut_target_has_no_end_and_a_whole_one_has(models: dict[str, LanguageModel]) -> None:
+    """Behind half a sentence an end would teach the model to stop there."""
+    for model in models.values():
+        tokens = model.encode(" " + QUERIES[5].text)
+        for limit in range(1, len(tokens)):
+            made = template(model, max_query_tokens=limit)
+            assert made.query_is_cut(QUERIES[5].text)
+            assert made.target_ids(QUERIES[5].text) == tokens[:limit]
+            # In an example the next block begins behind the end.
+            assert made.query_ids(QUERIES[5].text) == tokens[:limit] + made.end_of_query_ids
+        whole = template(model, max_query_tokens=len(tokens))
+        assert not whole.query_is_cut(QUERIES[5].text)
+        assert whole.target_ids(QUERIES[5].text) == tokens + whole.end_of_query_ids
+        assert whole.target_ids(" ") == whole.end_of_query_ids
+
+
 def test_documents_are_cut_at_words_then_tokens(models: dict[str, LanguageModel]) -> None:
     for model in models.values():
         made = template(model, examples=0, max_document_words=4)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sptar.config import AugmentConfig
-from sptar.types import Document, Generation
+from sptar.types import Document, Generation, WeakQuery
 from sptar.weak.augment import (
     WeakQueryIds,
     augment_block,
@@ -152,3 +154,18 @@ def test_the_published_cleaning_can_be_had():
     assert rows[0].text == "who pays 35 and why"
     kept = augment_block(DOCUMENTS[:1], generator, AugmentConfig())
     assert kept[0].text == "who pays 3.5, and why?"
+
+
+def test_an_answer_that_ran_into_its_limit_is_marked():
+    class Endless(ScriptedGenerator):
+        def generate(self, requests):
+            return [
+                replace(answer, stopped=request.document.doc_id != "d1")
+                for request, answer in zip(requests, super().generate(requests), strict=True)
+            ]
+
+    rows = augment_block(DOCUMENTS, Endless(), AugmentConfig())
+    assert [row.finished for row in rows] == [True, False, True, True]
+    stored = [weak_query_to_row(row) for row in rows]
+    assert [row.get("finished", True) for row in stored] == [True, False, True, True]
+    assert [WeakQuery(**row) for row in stored] == rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -270,6 +271,29 @@ def test_rank_is_compared_with_the_cut_off() -> None:
         reasons(queries, k=0)
 
 
+def test_unfinished_queries_are_dropped_for_their_own_reason() -> None:
+    """An answer that ran into its limit; one that also copies or repeats is told as that."""
+    cut = [
+        replace(ranked(0, "how do I apply for a"), finished=False),
+        ranked(1, "how do I apply for a"),
+        replace(ranked(2, "what is what is what is what is what"), finished=False),
+        replace(ranked(3, ""), finished=False),
+    ]
+    # The whole one stays although the cut one, which says the same, stands first.
+    assert reasons(cut) == ["unfinished", "kept", "degenerate", "empty"]
+    assert reasons(cut, drop_unfinished=False) == ["kept", "duplicate", "degenerate", "empty"]
+
+
+def test_whether_a_query_is_finished_is_kept_on_the_way_to_the_filter() -> None:
+    queries = [replace(weak(0, "what is"), finished=False), weak(1, "what is glass")]
+    found = rank_block(queries, LengthRanker(), 50)
+    assert [query.finished for query in found] == [False, True]
+    rows = [ranked_to_row(query) for query in found]
+    assert [ranked_from_row(row) for row in rows] == found
+    # A row from before this was kept reads as finished.
+    assert "finished" not in rows[1]
+
+
 def test_the_first_reason_in_the_chain_counts() -> None:
     long_copy = "one two three four five six seven eight nine ten eleven twelve"
     queries = [
@@ -299,8 +323,8 @@ def test_funnel_and_cutoff_table() -> None:
     counts = funnel(decisions)
     assert list(counts) == list(REASONS)
     assert counts == {
-        "refused": 0, "empty": 1, "degenerate": 0, "copied": 0, "duplicate": 0, "test_overlap": 1,
-        "not_found": 1, "rank": 2, "kept": 2,
+        "refused": 0, "empty": 1, "degenerate": 0, "copied": 0, "unfinished": 0, "duplicate": 0,
+        "test_overlap": 1, "not_found": 1, "rank": 2, "kept": 2,
     }  # fmt: skip
     assert cutoff_table(decisions, [1, 5, 30, 1000]) == {1: 0, 5: 1, 30: 2, 1000: 4}
     assert funnel([]) == dict.fromkeys(REASONS, 0)
