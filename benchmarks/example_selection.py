@@ -72,7 +72,7 @@ def published_losses(
     soft = load.soft_prompt.embeddings(model)
     found = []
     for pair in pairs:
-        query = template.query_ids(pair.query.text)
+        query = template.target_ids(pair.query.text)
         document = template.document_ids(pair.document).ids
         ids = torch.tensor([*template.prefix_ids(examples), *document, *query])
         embedded = torch.cat([soft, model.embed(ids)])[None]
@@ -240,7 +240,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "document_tokens": mean_tokens(
             [load.template.document_ids(pair.document).ids for pair in pairs]
         ),
-        "query_tokens": mean_tokens([load.template.query_ids(pair.query.text) for pair in pairs]),
+        "query_tokens": mean_tokens([load.template.target_ids(pair.query.text) for pair in pairs]),
         "variants": rows,
     }
 

@@ -114,7 +114,7 @@ def slow_query_loss(
 ) -> tuple[float, int]:
     """Summed loss and number of the query's tokens, from one pass over the whole sequence."""
     before = template.prefix_ids(examples) + template.document_ids(pair.document).ids
-    query = template.query_ids(pair.query.text)
+    query = template.target_ids(pair.query.text)
     logits = _logits(language_model, soft_prompt, before + query)
     first = len(logits) - len(query)
     total = math.fsum(
