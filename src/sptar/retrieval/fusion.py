@@ -70,7 +70,7 @@ def score_fusion(
     """Join runs by their scores, brought to 0 … 1 for each query and run.
 
     A score s becomes (s - lowest) / (highest - lowest) of the query's ranking in that run. Where
-    all its scores are equal, one document alone included, each becomes 1: the run found them and
+    all its scores are equal as far as float32 can tell, one document alone included, each becomes 1: the run found them and
     prefers none. A document that a run does not hold gets 0 from it, as the last one it holds
     does. The result is the weighted sum; ties, queries of some runs only and a document that is
     the query itself are treated as in :func:`reciprocal_rank_fusion`.
@@ -142,7 +142,8 @@ def _shares(scores: Mapping[str, float]) -> dict[str, float]:
     if not scores:
         return {}
     low, high = min(scores.values()), max(scores.values())
-    if low == high:
+    # What tied stands in a run as neighbouring float32 numbers: that range tells nothing.
+    if high - low <= len(scores) * 2.0**-23 * max(abs(high), abs(low)):
         return dict.fromkeys(scores, 1.0)
     return {doc_id: (score - low) / (high - low) for doc_id, score in scores.items()}
 

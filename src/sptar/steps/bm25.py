@@ -56,6 +56,7 @@ class Bm25SearchStep(Step):
     """Answers the test queries with BM25."""
 
     name: ClassVar[str] = "bm25_search"
+    version: ClassVar[int] = 2
     collection: CollectionStep
     split: SplitStep
     index: Bm25IndexStep

@@ -33,6 +33,7 @@ class FuseStep(Step):
     """Joins the runs of two retrievers by ranks or by scores."""
 
     name: ClassVar[str] = "fuse"
+    version: ClassVar[int] = 2
     first: Step
     second: Step
     parts: tuple[str, ...]

@@ -63,6 +63,7 @@ class RerankStep(Step):
     """Reranks with a cross-encoder, or (with ``vectors``) with a bi-encoder's scores."""
 
     name: ClassVar[str] = "rerank"
+    version: ClassVar[int] = 2
     collection: CollectionStep
     split: SplitStep
     candidates: Bm25SearchStep

@@ -48,6 +48,7 @@ class SearchStep(Step):
     """
 
     name: ClassVar[str] = "search"
+    version: ClassVar[int] = 2
     collection: CollectionStep
     split: SplitStep
     vectors: EncodeStep
@@ -84,5 +85,6 @@ class SearchStep(Step):
             candidates = read_run(inputs["candidates"].path("run.trec.gz"))
         files = vector_files(inputs["encode"])
         run = found_by(encoder, files, collection.corpus, queries, candidates, self.top_k)
-        write_run(output.path("run.trec.gz"), run, recipe.retriever)
+        every: Run = {query.query_id: run.get(query.query_id, {}) for query in queries}
+        write_run(output.path("run.trec.gz"), every, recipe.retriever)
         return {"queries": len(queries), "retriever": recipe.retriever}
