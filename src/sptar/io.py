@@ -25,6 +25,7 @@ from sptar.types import Qrels, Run
 
 __all__ = [
     "HIGHEST_GRADE",
+    "NO_DOCUMENT",
     "atomic_path",
     "atomic_write_bytes",
     "atomic_write_text",
@@ -44,6 +45,7 @@ __all__ = [
     "write_qrels",
     "write_run",
     "write_sealed",
+    "write_trec_qrels",
 ]
 
 _SEAL = "seal"
@@ -319,8 +321,18 @@ def write_qrels(path: str | Path, qrels: Qrels) -> None:
     atomic_write_text(path, "\n".join(rows) + "\n")
 
 
+def write_trec_qrels(path: str | Path, qrels: Qrels) -> None:
+    """Write TREC's four columns, in the order given."""
+    rows = [
+        f"{query_id} 0 {doc_id} {grade}\n"
+        for query_id, judged in qrels.items()
+        for doc_id, grade in judged.items()
+    ]
+    atomic_write_text(path, "".join(rows))
+
+
 NO_DOCUMENT = "no_document_found"
-"""Stands, at rank 0, in a TREC run for a query that found nothing: no collection judges it, so every
+"""Stands, at rank 0, in a TREC run for a query that found nothing. Nobody judges it, so every
 measure is 0 there, and programs that look only at the queries of a run look at this one too."""
 
 _LEAST_STEP = 2.0**-126

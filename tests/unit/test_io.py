@@ -11,6 +11,7 @@ import pytest
 
 from sptar.errors import DataError
 from sptar.io import (
+    NO_DOCUMENT,
     atomic_path,
     atomic_write_text,
     lines,
@@ -155,8 +156,8 @@ def test_broken_qrels(tmp_path: Path, text: str, message: str) -> None:
         read_qrels(path)
 
 
-def test_run_round_trip_keeps_every_digit_and_orders_ties_by_id(tmp_path: Path) -> None:
-    run = {"q1": {"b": 0.1 + 0.2, "a": 0.1 + 0.2, "c": 1e-17}}
+def test_run_round_trip_keeps_every_digit_and_every_query(tmp_path: Path) -> None:
+    run = {"q1": {"b": 0.1 + 0.2, "a": 0.1 + 0.3, "c": 1e-17}, "q2": {}}
     for name in ("run.trec", "run.trec.gz"):
         path = tmp_path / name
         write_run(path, run, "tag")
@@ -165,6 +166,7 @@ def test_run_round_trip_keeps_every_digit_and_orders_ties_by_id(tmp_path: Path) 
             ["a", "1"],
             ["b", "2"],
             ["c", "3"],
+            [NO_DOCUMENT, "0"],
         ]
 
 

@@ -24,7 +24,14 @@ from sptar.evaluation.measures import DEFAULT_MEASURES, Measure, parse_measure, 
 from sptar.io import read_json, write_json
 from sptar.types import Qrels, Run
 
-__all__ = ["EvaluationCounts", "Scores", "evaluate", "rank_documents"]
+__all__ = [
+    "CountedJudgements",
+    "EvaluationCounts",
+    "Scores",
+    "counted_judgements",
+    "evaluate",
+    "rank_documents",
+]
 
 _FORMAT = 1
 
@@ -214,6 +221,38 @@ def _but_for(self_judgements: int) -> str:
     return f", but for {self_judgements} that have the query's own id and so are the query itself"
 
 
+@dataclass(frozen=True, slots=True)
+class CountedJudgements:
+    """The judgements that measures read; ``self_judgements`` were taken out of them."""
+
+    judged: Qrels
+    self_judgements: int
+
+
+def counted_judgements(
+    qrels: Qrels, relevance_level: int = 1, *, separate_ids: bool = False
+) -> CountedJudgements:
+    """The queries that count and their documents' grades, all in ascending order of ids.
+
+    See :func:`evaluate` for what counts. Whoever measures a run against these alone, over all of
+    their queries, gets its figures.
+    """
+    if relevance_level < 1:
+        raise ValueError("relevance_level is a whole number from 1")
+    judged: Qrels = {}
+    self_judgements = 0
+    for query_id in sorted(qrels):
+        grades = {
+            doc_id: max(int(grade), 0)
+            for doc_id, grade in sorted(qrels[query_id].items())
+            if separate_ids or doc_id != query_id
+        }
+        self_judgements += len(qrels[query_id]) - len(grades)
+        if max(grades.values(), default=0) >= relevance_level:
+            judged[query_id] = grades
+    return CountedJudgements(judged, self_judgements)
+
+
 def evaluate(
     run: Run,
     qrels: Qrels,
@@ -232,21 +271,8 @@ def evaluate(
         DataError: no judged query has a relevant document, or a score is NaN.
     """
     parsed = parse_measures(measures)
-    if relevance_level < 1:
-        raise ValueError("relevance_level is a whole number from 1")
-    judged: Qrels = {}
-    self_judgements = without_positives = 0
-    for query_id in sorted(qrels):
-        grades = {
-            doc_id: max(int(grade), 0)
-            for doc_id, grade in sorted(qrels[query_id].items())
-            if separate_ids or doc_id != query_id
-        }
-        self_judgements += len(qrels[query_id]) - len(grades)
-        if max(grades.values(), default=0) >= relevance_level:
-            judged[query_id] = grades
-        else:
-            without_positives += 1
+    counted = counted_judgements(qrels, relevance_level, separate_ids=separate_ids)
+    judged, self_judgements = counted.judged, counted.self_judgements
     if not judged:
         raise DataError(
             f"none of the {len(qrels)} judged queries has a document of grade {relevance_level} "
@@ -278,7 +304,7 @@ def evaluate(
         relevance_level=relevance_level,
         counts=EvaluationCounts(
             missing=len(judged) - len(rankings),
-            without_positives=without_positives,
+            without_positives=len(qrels) - len(judged),
             unjudged=sum(query_id not in qrels for query_id in run),
             self_hits=self_hits,
             self_judgements=self_judgements,

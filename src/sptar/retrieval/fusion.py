@@ -70,10 +70,10 @@ def score_fusion(
     """Join runs by their scores, brought to 0 … 1 for each query and run.
 
     A score s becomes (s - lowest) / (highest - lowest) of the query's ranking in that run. Where
-    all its scores are equal as far as float32 can tell, one document alone included, each becomes 1: the run found them and
-    prefers none. A document that a run does not hold gets 0 from it, as the last one it holds
-    does. The result is the weighted sum; ties, queries of some runs only and a document that is
-    the query itself are treated as in :func:`reciprocal_rank_fusion`.
+    all its scores are equal as far as float32 can tell, one document alone included, each becomes
+    1: the run found them and prefers none. A document that a run does not hold gets 0 from it, as
+    the last one it holds does. The result is the weighted sum; ties, queries of some runs only and
+    a document that is the query itself are treated as in :func:`reciprocal_rank_fusion`.
 
     Args:
         runs: two or more (one keeps its order); neither their order nor that of their entries
@@ -143,7 +143,8 @@ def _shares(scores: Mapping[str, float]) -> dict[str, float]:
         return {}
     low, high = min(scores.values()), max(scores.values())
     # What tied stands in a run as neighbouring float32 numbers: that range tells nothing.
-    if high - low <= len(scores) * 2.0**-23 * max(abs(high), abs(low)):
+    step = 2.0**-23 * max(abs(high), abs(low)) + 2.0**-126
+    if high - low <= len(scores) * step:
         return dict.fromkeys(scores, 1.0)
     return {doc_id: (score - low) / (high - low) for doc_id, score in scores.items()}
 

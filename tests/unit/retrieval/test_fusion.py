@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sptar.errors import DataError
+from sptar.io import read_run, write_run
 from sptar.retrieval.fusion import reciprocal_rank_fusion, score_fusion
 
 KINDS = (reciprocal_rank_fusion, score_fusion)
@@ -181,3 +182,17 @@ def test_a_document_that_rises_in_one_run_does_not_fall(first, second, data):
         for one in (first, raised)
     ]
     assert place[1] <= place[0]
+
+
+def test_what_tied_ties_after_it_was_written_and_read(tmp_path):
+    """A TREC run tells ties apart by the smallest step there is: that step must not count."""
+    runs = [
+        {"q": {"a": 12.5, "b": 12.5, "c": 12.5}, "r": {"a": 0.0, "b": 0.0}},
+        {"q": {"c": 0.9, "d": 0.5}, "r": {"b": -3.0, "c": -4.0}},
+    ]
+    read = []
+    for number, run in enumerate(runs):
+        write_run(tmp_path / f"{number}.trec", run, "tag")
+        read.append(read_run(tmp_path / f"{number}.trec"))
+    assert read != runs
+    assert score_fusion(read, 10) == score_fusion(runs, 10)
