@@ -12,8 +12,8 @@ from sptar.config import TrainConfig
 from sptar.retrieval.specs import retriever_spec
 from sptar.steps.base import Context, Step
 from sptar.steps.encode import EncodeStep
-from sptar.steps.rerank import RerankStep
 from sptar.steps.prompts import prompt_template
+from sptar.steps.rerank import RerankStep
 from sptar.steps.resources import (
     labelled_pairs,
     language_model,
