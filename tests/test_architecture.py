@@ -25,6 +25,7 @@ LAYERS = (
         "packaged",
         "plain_yaml",
         "progress",
+        "trec",
         "wording",
         "run_folders",
         "workspace",

@@ -19,9 +19,10 @@ from sptar.cli.app import run_application
 from sptar.config import load_config
 from sptar.executors.local import LocalExecutor, WorkerFactory
 from sptar.graph import RunGraph, build_graph
-from sptar.io import read_jsonl, read_run
+from sptar.io import read_jsonl
 from sptar.pipeline import load_record
 from sptar.steps.base import Context, make
+from sptar.trec import read_run
 from sptar.workspace import Artefact, Workspace
 
 MakeConfig = Callable[..., Path]

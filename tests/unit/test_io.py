@@ -11,21 +11,19 @@ import pytest
 
 from sptar.errors import DataError
 from sptar.io import (
-    NO_DOCUMENT,
     atomic_path,
     atomic_write_text,
     lines,
     read_json,
     read_jsonl,
     read_qrels,
-    read_run,
     read_sealed,
     write_json,
     write_jsonl,
     write_qrels,
-    write_run,
     write_sealed,
 )
+from sptar.trec import NO_DOCUMENT, read_run, write_run
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

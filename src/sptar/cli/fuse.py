@@ -54,8 +54,8 @@ def fuse(
     """
     from sptar.cli.output import print_json
     from sptar.errors import ConfigError
-    from sptar.io import read_run, write_run
     from sptar.retrieval.fusion import reciprocal_rank_fusion, score_fusion
+    from sptar.trec import read_run, write_run
 
     if kind not in ("rrf", "score"):
         raise ConfigError(f"--kind {kind}: choose `rrf` or `score`.")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sptar.config import FilterConfig
-from sptar.io import write_run
 from sptar.steps.base import Context, Output, Step
 from sptar.steps.collection import CollectionStep
 from sptar.steps.resources import bm25_index, open_collection, open_split, queries_of
 from sptar.steps.split import SplitStep
+from sptar.trec import write_run
 from sptar.workspace import Artefact
 
 __all__ = ["Bm25IndexStep", "Bm25SearchStep"]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 from sptar.config import EvaluateConfig
-from sptar.io import read_run
 from sptar.steps.base import Context, Output, Step
 from sptar.steps.bm25 import Bm25SearchStep
 from sptar.steps.collection import CollectionStep
@@ -16,6 +15,7 @@ from sptar.steps.rerank import RerankStep
 from sptar.steps.resources import open_collection, open_split
 from sptar.steps.search import SearchStep
 from sptar.steps.split import SplitStep
+from sptar.trec import read_run
 from sptar.workspace import Artefact
 
 __all__ = ["CompareStep", "EvaluateStep", "RunStep"]

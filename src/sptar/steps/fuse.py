@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sptar.config import SearchConfig
-from sptar.io import read_run, write_run
 from sptar.steps.base import Context, Output, Step
+from sptar.trec import read_run, write_run
 from sptar.types import Run
 from sptar.workspace import Artefact
 

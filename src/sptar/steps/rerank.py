@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from sptar.blocks import Block, JsonlBlocks
 from sptar.config import TrainConfig
 from sptar.executors.local import Worker
-from sptar.io import read_jsonl, read_run, write_run
+from sptar.io import read_jsonl
 from sptar.progress import silent
 from sptar.steps.base import Context, Output, Step
 from sptar.steps.bm25 import Bm25SearchStep
@@ -25,6 +25,7 @@ from sptar.steps.resources import (
 from sptar.steps.split import SplitStep
 from sptar.steps.train import ChooseStep, TrainStep
 from sptar.steps.workers import run_blocks
+from sptar.trec import read_run, write_run
 from sptar.types import Corpus, Progress, Run
 from sptar.workspace import Artefact
 

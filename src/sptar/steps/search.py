@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from sptar.io import read_run, write_run
 from sptar.steps.base import Context, Output, Step
 from sptar.steps.bm25 import Bm25SearchStep
 from sptar.steps.collection import CollectionStep
 from sptar.steps.encode import EncodeStep, encoder_of, vector_files
 from sptar.steps.resources import open_collection, open_split, queries_of
 from sptar.steps.split import SplitStep
+from sptar.trec import read_run, write_run
 from sptar.types import Corpus, Query, Run
 from sptar.workspace import Artefact
 

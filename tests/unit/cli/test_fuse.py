@@ -8,8 +8,8 @@ import json
 import pytest
 
 from sptar.cli.app import run_application
-from sptar.io import read_run, write_run
 from sptar.retrieval.fusion import reciprocal_rank_fusion, score_fusion
+from sptar.trec import read_run, write_run
 
 FIRST = {"q1": {"a": 3.0, "b": 2.0}, "q2": {"c": 1.0}}
 SECOND = {"q1": {"b": 0.9, "d": 0.2}, "q3": {"a": 0.5}}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sptar.errors import DataError
 from sptar.evaluation.evaluate import EvaluationCounts, Scores, evaluate, rank_documents
 from sptar.evaluation.measures import Measure, parse_measures
-from sptar.io import read_run, write_run
+from sptar.trec import read_run, write_run
 from sptar.types import Qrels, Run
 
 ALL = ("nDCG@10", "nDCG", "RR@10", "RR", "R@100", "AP@1000", "AP", "P@5", "Success@3")

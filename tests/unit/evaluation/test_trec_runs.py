@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from sptar.evaluation.evaluate import counted_judgements, evaluate, rank_documents
 from sptar.evaluation.measures import parse_measures
-from sptar.io import NO_DOCUMENT, falling_scores, lines, read_run, write_run, write_trec_qrels
+from sptar.io import lines
+from sptar.trec import NO_DOCUMENT, falling_scores, read_run, write_run, write_trec_qrels
 from sptar.types import Qrels, Run
 
 MEASURES = ("nDCG@10", "RR@10", "R@100", "AP@1000", "nDCG@3", "P@5", "RR")

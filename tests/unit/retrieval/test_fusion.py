@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sptar.errors import DataError
-from sptar.io import read_run, write_run
 from sptar.retrieval.fusion import reciprocal_rank_fusion, score_fusion
+from sptar.trec import read_run, write_run
 
 KINDS = (reciprocal_rank_fusion, score_fusion)
 
