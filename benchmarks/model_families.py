@@ -94,7 +94,9 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "first_k_dense_replace"), 1),
     **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "qk_head_dim", "index_head_dim"), 16),
     **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "o_lora_rank"), 8),
-    **dict.fromkeys(("index_topk", "state_size", "ssm_state_size", "mamba_d_state"), 8),
+    **dict.fromkeys(("state_size", "ssm_state_size", "mamba_d_state"), 8),
+    # Attention that looks at so many tokens at most; no prompt of ours is longer.
+    **{"index_topk": 250, "unpadded_vocab_size": VOCABULARY},
     **dict.fromkeys(("sliding_window", "attention_window_size", "local_attention"), SHORT_WINDOW),
     **dict.fromkeys(("window_size", "attention_chunk_size"), SHORT_WINDOW),
     **dict.fromkeys(("mamba_n_heads", "mamba_num_heads"), 4),
@@ -130,6 +132,8 @@ MORE: dict[str, dict[str, Any]] = {
     "prophetnet": {"num_hidden_layers": None},
     "xlnet": {"max_position_embeddings": None},
     "roberta": {"pad_token_id": 1},
+    "dbrx": {"attn_config": {"kv_n_heads": 2}},
+    "dots3_note_text": {"kv_lora_rank": 16},
     "roc_bert": {"pronunciation_vocab_size": 8, "shape_vocab_size": 8},
 }
 """What else a family needs to be built; ``None`` leaves a setting out."""
@@ -173,13 +177,14 @@ def tiny_model(family: str, *, window: int = SHORT_WINDOW, seed: int = 0) -> Any
         for name, value in settings.items()
         if value is not None or name == "pad_token_id"
     }
-    for ids in ({}, {"bos_token_id": 2, "pad_token_id": 0}):
-        try:
-            config = text_class(**settings | ids)
-            break
-        except Exception:
-            if ids:
-                raise
+    try:
+        return _built(model_class, text_class(**settings), seed)
+    except Exception:
+        # Some want every token named.
+        return _built(model_class, text_class(**settings | {"pad_token_id": 2}), seed)
+
+
+def _built(model_class: Any, config: Any, seed: int) -> Any:
     with torch.device("meta"):
         size = sum(weight.numel() for weight in model_class(config).parameters())
     if size > MOST_PARAMETERS:
@@ -208,7 +213,8 @@ def _settings(config_class: type, window: int) -> dict[str, Any]:
     known = config_class()
     settings = {}
     for name, value in SIZES.items():
-        declared = getattr(config_class, name, None)
+        aliases = getattr(config_class, "attribute_map", None) or {}
+        declared = getattr(config_class, aliases.get(name, name), None)
         if isinstance(declared, property) and declared.fset is None:
             continue
         try:
@@ -221,9 +227,10 @@ def _settings(config_class: type, window: int) -> dict[str, Any]:
     for alias, name in (getattr(config_class, "attribute_map", None) or {}).items():
         if name in settings:
             settings.pop(alias, None)
-    if getattr(known, "kv_lora_rank", None) is not None and "num_key_value_heads" in settings:
+    if "kv_lora_rank" in settings and "num_key_value_heads" in settings:
         settings["num_key_value_heads"] = settings.get("num_attention_heads", 4)
-    declared = getattr(config_class, "layer_types", None)
+    aliases = getattr(config_class, "attribute_map", None) or {}
+    declared = getattr(config_class, aliases.get("layer_types", "layer_types"), None)
     settable = not (isinstance(declared, property) and declared.fset is None)
     kinds = list(dict.fromkeys(getattr(known, "layer_types", None) or ()))
     if kinds and settable:
@@ -253,14 +260,18 @@ def small_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=built, eos_token="</s>")
 
 
-def loaded(family: str, folder: Path, *, window: int = SHORT_WINDOW) -> LanguageModel:
-    """A tiny model, saved and loaded as a user's is; it also stops at every ninth token.
+def save(family: str, folder: Path, *, window: int = SHORT_WINDOW) -> None:
+    """Save a tiny model with its tokenizer; raises as :func:`tiny_model` does."""
+    tiny_model(family, window=window).save_pretrained(folder)
+    small_tokenizer().save_pretrained(folder)
+
+
+def loaded(folder: Path) -> LanguageModel:
+    """A tiny model, loaded as a user's is; it also stops at every ninth token.
 
     Raises:
         ModelError: it is refused.
     """
-    tiny_model(family, window=window).save_pretrained(folder)
-    small_tokenizer().save_pretrained(folder)
     model = load_language_model(LanguageModelConfig(name=str(folder), device="cpu"))
     more = frozenset(range(0, VOCABULARY, 9))
     return replace(model, stop_token_ids=model.stop_token_ids | more)
@@ -399,11 +410,11 @@ def examine(family: str, *, window: int = SHORT_WINDOW) -> Row:
 
     with tempfile.TemporaryDirectory() as folder:
         try:
-            tiny_model(family, window=window)
+            save(family, Path(folder) / "model", window=window)
         except Exception as error:
             return row("not built", f"{type(error).__name__}: {_first_line(error)}")
         try:
-            model = loaded(family, Path(folder) / "model", window=window)
+            model = loaded(Path(folder) / "model")
         except ModelError as error:
             return row("refused", error.message.replace(folder, "…"))
         refused, generate_differs = "", False

@@ -32,6 +32,7 @@ LAYERS = (
         "blocks",
         "locks",
         "executors",
+        "adapters",
         "memory",
         "positions",
     ),

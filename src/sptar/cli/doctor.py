@@ -11,7 +11,9 @@ from sptar.cli.options import WORK, Assignments, Config, Json, Work, load
 
 __all__ = ["application"]
 
-application = typer.Typer(no_args_is_help=True, help="Check engines against the built-in one.")
+application = typer.Typer(
+    no_args_is_help=True, help="Check models, and engines against the built-in one."
+)
 
 _SHOWN = 5
 
@@ -56,3 +58,30 @@ def generation(
         print_table(title, ["document", "built-in engine", "other engine"], rows)
     if checked.equal < checked.documents:
         raise typer.Exit(1)
+
+
+@application.command("model")
+def model(
+    name: Annotated[
+        str, typer.Argument(help="Folder, hub name, or a name like starter:language-model.")
+    ],
+    retriever: Annotated[
+        str | None,
+        typer.Option(
+            "--retriever",
+            metavar="NAME",
+            help="Try it as the start of this retriever (by default: a language model as one, "
+            "any other model for dpr).",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Try a language model or an encoder: how it will be run, or why not (exit code 2)."""
+    from sptar.cli.output import print_json, print_table
+    from sptar.serve.model_check import check_model
+
+    checked = check_model(name, retriever=retriever)
+    if as_json:
+        print_json(checked.to_json())
+    else:
+        print_table(f"{checked.name}: {checked.kind}", ["what", "finding"], checked.lines)

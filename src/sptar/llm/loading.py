@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from sptar.adapters import refuse_adapter
 from sptar.config import LanguageModelConfig
 from sptar.errors import ModelError
 from sptar.llm.device import choose_device, choose_dtype
@@ -27,6 +28,10 @@ __all__ = ["LanguageModel", "load_language_model", "weights_hash"]
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+_ATTENTION_NAMES = ("index_topk",)
+"""How many tokens an attention looks at that chooses among them (DeepSeek 3.2). In longer texts its
+choice, as transformers makes it, depends on how many tokens follow."""
+
 _TRIAL_TEXT = (
     "The ferry to the island leaves at seven, and whoever wants to take a bicycle along has to "
     "book two days before; dogs travel free. Which boat takes dogs?"
@@ -143,6 +148,7 @@ def _check_folder(name: str) -> str:
         if _looks_like_folder(name):
             raise ModelError(f"There is no model folder {name}.", hint="Check `llm.name`.")
         return name
+    refuse_adapter(name)
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"The folder {name} holds no model: there is no config.json in it.",
@@ -263,6 +269,16 @@ def _begin_token_ids(tokenizer: Any) -> tuple[int, ...]:
     return ()
 
 
+def _plain_added(tokenizer: Any) -> list[int]:
+    """Words that were added to the vocabulary and can stand in a text, unlike a pad token."""
+    special = set(tokenizer.all_special_ids)
+    return [
+        int(token_id)
+        for token_id, token in tokenizer.added_tokens_decoder.items()
+        if not token.special and token_id not in special
+    ]
+
+
 def _newline_tokens(tokenizer: Any) -> tuple[int | None, frozenset[int]]:
     """The token that is a newline, and all tokens whose text holds one."""
     texts = tokenizer.batch_decode(
@@ -279,7 +295,7 @@ def _newline_tokens(tokenizer: Any) -> tuple[int | None, frozenset[int]]:
 def _context_tokens(model: Any, tokenizer: Any, token_id: int) -> int | None:
     """The smallest of the model's positions, its table of them, and what its tokenizer states."""
     config = model.config.get_text_config()
-    limits = [getattr(config, name, None) for name in _CONTEXT_NAMES]
+    limits = [getattr(config, name, None) for name in (*_CONTEXT_NAMES, *_ATTENTION_NAMES)]
     limits.append(getattr(tokenizer, "model_max_length", None))
     known = [int(limit) for limit in limits if limit and 0 < limit < _LARGEST_CONTEXT]
 
@@ -310,6 +326,7 @@ def load_language_model(config: LanguageModelConfig) -> LanguageModel:
     dtype = choose_dtype(config.dtype, device)
     source = _check_folder(config.name)
     with _quiet():
+        refuse_adapter(source, config.revision)
         model = _load_model(source, config, dtype)
         tokenizer = _load_tokenizer(source, config)
     try:
@@ -326,15 +343,16 @@ def load_language_model(config: LanguageModelConfig) -> LanguageModel:
     vocabulary, hidden_size = model.get_input_embeddings().weight.shape
     letters = _encode(tokenizer, "a b")
     newline, holding = _newline_tokens(tokenizer)
-    if max(letters + list(holding)) >= vocabulary:
+    begin, ends = _begin_token_ids(tokenizer), _end_token_ids(model, tokenizer)
+    if max([*letters, *holding, *begin, *ends[:1], *_plain_added(tokenizer)]) >= vocabulary:
         raise ModelError(
-            f"The tokenizer of {config.name} knows more tokens than the model's {vocabulary}: "
-            "they do not belong together."
+            f"The tokenizer of {config.name} knows {len(tokenizer)} tokens, and its model only "
+            f"{vocabulary}: they do not belong together, or the model was not resized.",
+            hint="Type in Python: model.resize_token_embeddings(len(tokenizer)), and save both.",
         )
     with _quiet():
         verdict = try_model(model, config.name, _trial_ids(tokenizer))
         context_tokens = _context_tokens(model, tokenizer, letters[0])
-    ends = _end_token_ids(model, tokenizer)
     if not ends and newline is None:
         raise ModelError(f"{config.name} has no token that ends a text, nor one for a newline.")
     return LanguageModel(
@@ -345,7 +363,7 @@ def load_language_model(config: LanguageModelConfig) -> LanguageModel:
         dtype=dtype,
         context_tokens=context_tokens,
         hidden_size=int(hidden_size),
-        begin_token_ids=_begin_token_ids(tokenizer),
+        begin_token_ids=begin,
         end_token_id=ends[0] if ends else int(newline or 0),
         newline_token_id=newline,
         stop_token_ids=holding | frozenset(ends),

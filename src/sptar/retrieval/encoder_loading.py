@@ -20,6 +20,7 @@ from sentence_transformers.util import is_sentence_transformer_model
 from transformers import AutoConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from sptar.adapters import refuse_adapter
 from sptar.errors import ConfigError, ModelError
 from sptar.progress import silent
 from sptar.retrieval.retriever import Role
@@ -99,12 +100,15 @@ def loading_safely(name: str) -> Iterator[None]:
     """
     folder = Path(name)
     if folder.is_dir():
+        refuse_adapter(name)
         _refuse_pickles(folder)
     elif folder.is_absolute() or name.startswith(".") or name.count("/") > 1 or not name:
         raise ModelError(
             f"There is no encoder folder '{name}'.",
             hint="Give an existing folder or a hub name in train.start.",
         )
+    else:
+        refuse_adapter(name)
     try:
         with torch.random.fork_rng(devices=[]), _quietly():
             # Weights are made on the processor, so only its random numbers are fixed here.

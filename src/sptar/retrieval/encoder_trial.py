@@ -132,23 +132,24 @@ def _check_batch(module: Transformer, name: str, tokens: int) -> int:
     """Read a text of full length beside a short one, and that alone; returns the length read."""
     # At least a token for each of its words.
     long = " ".join([_SHORT] * (tokens // len(_SHORT.split()) + 1))
-    full, found = _states(module, [long, _SHORT])
-    (expected,) = _states(module, [_SHORT])
+    (_, found), lengths = _states(module, [long, _SHORT])
+    (expected,), _ = _states(module, [_SHORT])
     error = (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-12)
     if not bool(error.max() <= _ALLOWED):
         raise ModelError(
             f"What the encoder '{name}' makes of a text depends on the other texts of its batch.",
             hint="Choose another start.",
         )
-    return len(full)
+    return max(lengths)
 
 
-def _states(module: Transformer, texts: list[str]) -> list[torch.Tensor]:
-    """What a reader gives for each text: a row for each of its tokens, padding left out."""
+def _states(module: Transformer, texts: list[str]) -> tuple[list[torch.Tensor], list[int]]:
+    """What a reader gives for each text, a row for each of its tokens, and how many these are."""
     features: dict[str, Any] = batch_to_device(module.preprocess(texts), module.model.device)
     mask = features["attention_mask"].bool()
     output: torch.Tensor = module(features)[module.module_output_name].float()
+    lengths: list[int] = mask.sum(dim=1).tolist()
     if output.shape[:2] != mask.shape:
         # A classifier gives one row for each text.
-        return list(output.reshape(len(texts), 1, -1))
-    return [row[real] for row, real in zip(output, mask, strict=True)]
+        return list(output.reshape(len(texts), 1, -1)), lengths
+    return [row[real] for row, real in zip(output, mask, strict=True)], lengths

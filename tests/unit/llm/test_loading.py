@@ -176,6 +176,63 @@ def test_tokenizer_of_another_model(tiny_models: dict[str, Path], tmp_path: Path
         load(folder)
 
 
+def test_a_word_that_the_model_does_not_have(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = copy(tiny_models["gpt2"], tmp_path / "longer")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["ferryboat"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ModelError, match="knows 513 tokens, and its model only 512"):
+        load(folder)
+
+
+def adapter_of(base: Path, folder: Path) -> Path:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    settings = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear")
+    get_peft_model(model, settings).save_pretrained(folder)
+    return folder
+
+
+def test_adapter_files_left_beside_the_merged_model(
+    tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = copy(tiny_models["llama"], tmp_path / "merged")
+    for path in adapter_of(tiny_models["llama"], tmp_path / "adapter").glob("adapter_*"):
+        shutil.copy(path, folder)
+    with pytest.raises(ModelError, match=r"beside the model.*merged into them, delete"):
+        load(folder)
+
+
+def test_an_adapter_alone_is_no_model(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"is an adapter, not a model\. Merge it first"):
+        load(adapter_of(tiny_models["llama"], tmp_path / "adapter"))
+
+
+def test_the_table_of_positions_bounds_the_context(
+    tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    import transformers
+
+    # RoBERTa's first position is the row behind the padding's.
+    config = transformers.RobertaConfig(
+        vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=100, pad_token_id=4, is_decoder=True,
+        bos_token_id=None, eos_token_id=1,
+    )  # fmt: skip
+    folder = copy(tiny_models["llama"], tmp_path / "roberta")
+    transformers.RobertaForCausalLM(config).save_pretrained(folder)
+    model = load(folder)
+    assert model.context_tokens == 95
+    assert not model.verdict.takes_positions
+    model.model(input_ids=torch.full((1, 95), 20))
+    with pytest.raises((IndexError, RuntimeError)):
+        model.model(input_ids=torch.full((1, 96), 20))
+
+
 def test_encoder_is_no_language_model(tiny_encoder: Path) -> None:
     with pytest.raises(ModelError, match="weights are missing"):
         load(tiny_encoder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,28 @@ def test_random_start_has_the_spread_of_the_vocabulary(tiny_models: dict[str, Pa
     assert matrix.std().item() == pytest.approx(table.std().item(), rel=0.05)
     assert torch.equal(matrix, initial_matrix(model, config, 1))
     assert not torch.equal(matrix, initial_matrix(model, config, 2))
+
+
+@pytest.mark.parametrize("init", ["vocabulary", "random"])
+def test_a_tokenizer_that_is_longer_than_the_table(
+    tiny_models: dict[str, Path], tmp_path: Path, init: str
+) -> None:
+    # A pad token was added afterwards, and the table was not resized.
+    folder = shutil.copytree(tiny_models["gpt2"], tmp_path / "padded")
+    plain = load(tiny_models["gpt2"])
+    plain.tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    plain.tokenizer.save_pretrained(folder)
+    padded = load(folder)
+    table = padded.model.get_input_embeddings().weight
+    assert len(padded.tokenizer) == len(table) + 1
+    count = len(table) + 5
+    matrix = initial_matrix(padded, TuneConfig(virtual_tokens=count, init=init), 3)
+    assert matrix.shape == (count, WIDTH)
+    if init == "vocabulary":
+        # Each row once before any comes again.
+        assert torch.equal(matrix[: len(table)].sort(dim=0).values, table.sort(dim=0).values)
+    else:
+        torch.testing.assert_close(matrix.mean(dim=0), table.mean(dim=0), atol=0.05, rtol=0)
 
 
 def test_text_without_tokens(tiny_models: dict[str, Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,14 @@ def test_a_model_of_pictures_is_refused(tiny_encoder: Path, tmp_path: Path, retr
     assert "vit" in str(refusal.value)
     assert "NoneType" not in str(refusal.value)
     assert "attribute" not in str(refusal.value)
+
+
+def test_adapter_files_beside_an_encoder_are_refused(tiny_encoder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_encoder, tmp_path / "merged")
+    (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
+    for retriever in ("dpr", "colbert", "splade"):
+        with pytest.raises(ModelError, match="on top of the model's own weights"):
+            load_corpus_encoder(None, start_at(folder, retriever))
 
 
 def test_the_verdict(tmp_path: Path) -> None:
