@@ -21,6 +21,8 @@ from sptar.io import read_jsonl
 
 MakeConfig = Callable[..., Path]
 DOCUMENTS = 24
+LOAD = 3.0
+"""Seconds that a machine under load may need on top, to schedule and end a process."""
 
 
 def server(url: str) -> list[str]:
@@ -199,3 +201,33 @@ def test_a_server_without_an_address_is_refused_before_anything_runs(
     assert run_application(line) == 2
     assert "needs `llm.base_url`" in capsys.readouterr().err
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupt_ends_a_run_that_waits_for_answers(
+    make_config: MakeConfig, tmp_path: Path, workers: int
+):
+    config = str(make_config("interrupted", methods=["inpars"], augment={"block_size": 12}))
+    release = threading.Event()
+
+    def answer(path, body):
+        release.wait(60)
+        return answer_to(body)
+
+    with completions_server(answer) as (url, seen):
+        command = [sys.executable, "-m", "sptar", "augment", config, "--work", str(tmp_path)]
+        command += server(url)
+        if workers > 1:
+            command += ["--workers", str(workers)]
+        process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
+        # Eight requests of each process are under way, and none is answered.
+        while process.poll() is None and len(seen) < 8 * workers:
+            time.sleep(0.05)
+        begin = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+        took = time.monotonic() - begin
+        release.set()
+    assert process.returncode == 130
+    assert b"go on where it stopped" in told
+    assert took < 2 + LOAD
