@@ -107,6 +107,10 @@ class Artefact:
                 _checked[self.folder / file] = stamps[file]
         return path
 
+    def clear_unfinished(self) -> None:
+        """Remove the blocks and checkpoints that it was made from; a killed run may leave them."""
+        shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)
+
     def _stamp(self, file: str) -> Stamp:
         try:
             return stamp_of(self.folder / file)
@@ -303,8 +307,9 @@ class Workspace:
             hashes=hashes,
         )
         write_sealed(folder / MANIFEST, asdict(manifest))
-        shutil.rmtree(folder / PARTIAL, ignore_errors=True)
-        return Artefact(folder, manifest)
+        made = Artefact(folder, manifest)
+        made.clear_unfinished()
+        return made
 
 
 def _read_manifest(path: Path) -> Manifest:

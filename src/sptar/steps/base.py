@@ -168,6 +168,7 @@ def make(step: Step, context: Context) -> Made:
     workspace = context.workspace
     found = workspace.find(step.name, step.fingerprint)
     if found is not None:
+        found.clear_unfinished()
         return Made(found, reused=True, seconds=0.0)
     inputs = {name: below.artefact(workspace) for name, below in step.inputs.items()}
     with workspace.lock(step.name, step.fingerprint):
