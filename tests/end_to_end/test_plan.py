@@ -30,7 +30,7 @@ def test_a_plan_says_how_long_the_whole_run_takes_and_what_it_leaves_out(
     make_config: MakeConfig, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With rates that are set, every figure is checked by hand."""
-    monkeypatch.setattr(trial_times, "_rates", lambda *given: trial_times._Rates(2.0, 0.5))
+    monkeypatch.setattr(trial_times, "_rates", lambda *given: trial_times._Rates(2.0, 7.0, 0.5))
     monkeypatch.setattr(trial_times, "_second_time", lambda work: 3.0)
     config = make_config(
         methods=["bm25", "no_augmentation", "sptar"],
@@ -48,11 +48,11 @@ def test_a_plan_says_how_long_the_whole_run_takes_and_what_it_leaves_out(
     # Each pair of S_train is a group, scored on all of S_eval; up to 16 of it took 3 seconds.
     groups, pairs = roles["train"]["pairs"], roles["evaluation"]["pairs"]
     assert times["select"]["seconds"] == pytest.approx(groups * pairs * 3 / min(pairs, 16))
-    # Two methods train two rows: 5 batches of 4 pairs an epoch, 2 seconds a pair; dev is read
-    # once more often than there are epochs.
+    # Two methods train two rows: 5 batches of 4 pairs an epoch, 2 seconds a pair and 7 a step; dev
+    # is read once more often than there are epochs.
     documents = dev * (1 + 3)
-    dpr = 2 * 5 * 4 * 2.0 + (2 + 1) * documents * 0.5
-    cross_encoder = 1 * 5 * 4 * 2.0 + (1 + 1) * dev * min(documents, 100) * 0.5
+    dpr = 2 * 5 * (4 * 2.0 + 7.0) + (2 + 1) * documents * 0.5
+    cross_encoder = 1 * 5 * (4 * 2.0 + 7.0) + (1 + 1) * dev * min(documents, 100) * 0.5
     assert times["train"]["steps"] == 4
     assert times["train"]["seconds"] == pytest.approx(2 * (dpr + cross_encoder))
     assert times["rerank"]["seconds"] == pytest.approx(2 * test * 10 * 0.5)

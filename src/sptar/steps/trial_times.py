@@ -135,9 +135,11 @@ def selecting_seconds(step: SelectStep, inputs: Mapping[str, Artefact], context:
 
 @dataclass(frozen=True)
 class _Rates:
-    """Seconds of training on one pair, and of reading one text (a reranker: one pair)."""
+    """Seconds of the gradient of one pair, of a step of the optimizer, and of reading one text (a
+    reranker: one pair)."""
 
     pair: float
+    step: float
     text: float
 
 
@@ -169,9 +171,10 @@ def times_of_retrievers(
                 read = len(split.dev) * min(dev, DEV_CANDIDATES)
             else:
                 read = min(dev, len(corpus))
-            trained = _batches(step, inputs, context) * recipe.batch_size
+            batch = recipe.batch_size * rate.pair + rate.step
+            seconds = recipe.epochs * _batches(step, inputs, context) * batch
             # Dev is also searched once before the first epoch.
-            seconds = recipe.epochs * trained * rate.pair + (recipe.epochs + 1) * read * rate.text
+            seconds += (recipe.epochs + 1) * read * rate.text
         elif isinstance(step, EncodeStep):
             seconds = len(corpus) * rate.text
         else:
@@ -202,7 +205,9 @@ def _rates(recipe: TrainConfig, inputs: Mapping[str, Artefact], context: Context
 
     collection, split = open_collection(inputs, context), open_split(inputs, context)
     known = labelled_pairs(collection, split.train)
-    pairs: list[Pair] = [known[number % len(known)] for number in range(_TRAINED_PAIRS)]
+    pairs: list[Pair] = [
+        known[number % len(known)] for number in range(min(_TRAINED_PAIRS, recipe.batch_size))
+    ]
     places = range(0, len(collection.corpus), max(1, len(collection.corpus) // _READ_TEXTS))
     documents: list[Document] = [collection.corpus[place] for place in places][:_READ_TEXTS]
     queries = queries_of(collection, split.dev[:2])
@@ -228,11 +233,10 @@ def _rates(recipe: TrainConfig, inputs: Mapping[str, Artefact], context: Context
     learned = [weight for weight in trainable.module.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=recipe.learning_rate)
 
-    def train() -> None:
+    def gradient() -> None:
         trainable.module.train()
         optimizer.zero_grad(set_to_none=True)
         trainable.loss(batch).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
 
     def read() -> None:
         trainable.module.eval()
@@ -242,4 +246,8 @@ def _rates(recipe: TrainConfig, inputs: Mapping[str, Artefact], context: Context
     read_texts = (
         sum(map(len, candidates.values())) if retriever_spec(recipe).is_reranker else len(documents)
     )
-    return _Rates(_second_time(train) / len(pairs), _second_time(read) / max(1, read_texts))
+    return _Rates(
+        pair=_second_time(gradient) / len(pairs),
+        step=_second_time(optimizer.step),
+        text=_second_time(read) / max(1, read_texts),
+    )
