@@ -213,10 +213,11 @@ class SplitConfig(Section):
         description="With `carve_from`: a regular expression whose first group names the group of "
         "a query id; the queries of one group get the same role, e.g. `^([^_]+)_`.",
     )
-    augment_from: Literal["unjudged", "not_evaluated"] = Field(
+    augment_from: Literal["unjudged", "not_evaluated", "all"] = Field(
         "unjudged",
         description="Documents that may get a weak query. `unjudged`: those that no split's qrels "
-        "name. `not_evaluated`: all but those judged for a dev, S_eval or test query.",
+        "name. `not_evaluated`: all but those judged for a dev, S_eval or test query. `all`: every "
+        "document; weak queries that equal a test query are dropped all the same.",
     )
     max_documents: int | None = Field(
         None, ge=1, description="How many documents to augment, sampled by seed; default all."
@@ -383,6 +384,13 @@ class TuneConfig(Section):
     epochs: int = Field(100, ge=1, description="At most so many passes over S_train.")
     patience: int = Field(
         5, ge=1, description="Stop when S_eval's loss has not improved for more than this."
+    )
+    pairs_per_query: int | None = added(
+        4,
+        "How many of a labelled query's relevant documents, drawn by seed, make pairs for tuning "
+        "and for choosing the examples; `null`: all. Where queries have dozens of them, tuning "
+        "would take days and read the same few queries again and again.",
+        ge=1,
     )
     lora_learning_rate: float = Field(
         3e-4, gt=0, description="In place of `learning_rate`, for LoRA."

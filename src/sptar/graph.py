@@ -223,6 +223,7 @@ class _Builder:
             config.prompt,
             select,
             config.augment.max_new_tokens,
+            config.tune.pairs_per_query,
             config.seed,
         )
 

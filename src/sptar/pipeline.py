@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from sptar.config import RunConfig, differences, dump_config, parse_config, shown
+from sptar.data.unlabelled import refuse_none
 from sptar.errors import ConfigError, WorkspaceError
 from sptar.graph import RunGraph, build_graph
 from sptar.io import atomic_write_text, read_json, write_json
@@ -21,6 +22,9 @@ from sptar.steps.walk import title_of, users_of
 from sptar.workspace import Artefact, Workspace
 
 __all__ = ["RunRecord", "StepRecord", "load_record", "refusal", "run", "unfinished_record"]
+
+_WRITING = ("augment", "import_weak")
+"""Steps that need documents to augment."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +240,11 @@ def _walk(graph: RunGraph, steps: list[Step], context: Context) -> Iterator[tupl
         whose = users.get((step.name, step.fingerprint), [])
         title = title_of(step, whose, len(graph.methods))
         context.progress.message(f"[{number}/{len(steps)}] {title}: {state}")
-        yield step, make(step, context)
+        made = make(step, context)
+        yield step, made
+        # As soon as it can be told, and before anything long runs.
+        if step.name == graph.split.name and any(below.name in _WRITING for below in steps):
+            refuse_none(made.artefact.manifest.summary["documents_to_augment"], graph.config.split)
 
 
 def _save_record(folder: Path, record: RunRecord) -> None:

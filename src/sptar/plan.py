@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sptar.config import RunConfig
+from sptar.data.unlabelled import refuse_none
 from sptar.graph import RunGraph, build_graph
 from sptar.pipeline import refusal
 from sptar.steps.augment import AugmentStep
@@ -28,7 +29,7 @@ from sptar.steps.tune import TuneStep
 from sptar.types import Generator
 from sptar.workspace import Artefact, Workspace
 
-__all__ = ["Plan", "PlannedStep", "Probe", "plan"]
+__all__ = ["Plan", "PlannedStep", "PlannedWork", "Probe", "plan"]
 
 _PROBE_DOCUMENTS = 16
 
@@ -72,8 +73,27 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class PlannedWork:
+    """How much there is to write and to tune on, as the split says.
+
+    The pairs are those that tuning and the choice of examples read, ``all_…`` those that the labels
+    make; they are 0 where the run tunes nothing.
+    """
+
+    documents: int
+    documents_to_augment: int
+    train_pairs: int = 0
+    all_train_pairs: int = 0
+    evaluation_pairs: int = 0
+    all_evaluation_pairs: int = 0
+
+
+@dataclass(frozen=True)
 class Plan:
-    """All steps in order, the probe if one was made, and why methods are left out."""
+    """All steps in order, the probe if one was made, and why methods are left out.
+
+    ``work`` is known when the split is there, or was made for the probe.
+    """
 
     name: str
     steps: tuple[PlannedStep, ...]
@@ -86,6 +106,7 @@ class Plan:
     are counted with all their epochs; what lies there unfinished is counted whole."""
     not_counted: tuple[str, ...] = ()
     """Steps that are to be made and have no estimate."""
+    work: PlannedWork | None = None
 
     @property
     def seconds(self) -> float:
@@ -124,6 +145,9 @@ def plan(config: RunConfig, context: Context, *, probe: bool) -> Plan:
         for step in graph.steps(["augment"])
         if isinstance(step, AugmentStep) and _state(step, workspace) != "reuse"
     ]
+    work = _work(graph, context, make_split=probe)
+    if missing and work is not None:
+        refuse_none(work.documents_to_augment, config.split)
     measured, times = _trials(graph, missing, context) if probe else (None, [])
     counted = {found.name for found in times}
     refused = refusal(config, graph, workspace)
@@ -144,6 +168,7 @@ def plan(config: RunConfig, context: Context, *, probe: bool) -> Plan:
                 and workspace.find(step.name, step.fingerprint) is None
             )
         ),
+        work,
     )
 
 
@@ -179,6 +204,33 @@ def _trials(
         times.append(StepTime(missing[0].name, len(missing), probe.seconds))
     times += times_of_retrievers(todo, inputs, context)
     return probe, times
+
+
+def _work(graph: RunGraph, context: Context, *, make_split: bool) -> PlannedWork | None:
+    if not make_split and _state(graph.split, context.workspace) != "reuse":
+        return None
+    inputs = {
+        "collection": make(graph.collection, context).artefact,
+        "split": make(graph.split, context).artefact,
+    }
+    collection, split = open_collection(inputs, context), open_split(inputs, context)
+    counts = PlannedWork(len(collection.corpus), len(split.augment))
+    if not any(True for _ in graph.steps(["tune"])):
+        return counts
+    bound, seed = graph.config.tune.pairs_per_query, graph.config.seed
+    train, everything = (
+        len(labelled_pairs(collection, split.train, most, seed)) for most in (bound, None)
+    )
+    evaluation, all_evaluation = (
+        len(labelled_pairs(collection, split.evaluation, most, seed)) for most in (bound, None)
+    )
+    return replace(
+        counts,
+        train_pairs=train,
+        all_train_pairs=everything,
+        evaluation_pairs=evaluation,
+        all_evaluation_pairs=all_evaluation,
+    )
 
 
 def _state(step: Step, workspace: Workspace) -> str:

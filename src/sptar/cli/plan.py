@@ -9,7 +9,8 @@ import typer
 from sptar.cli.options import WORK, Assignments, Config, EqualPairs, Json, Work, load
 
 if TYPE_CHECKING:
-    from sptar.plan import Probe
+    from sptar.config import RunConfig
+    from sptar.plan import PlannedWork, Probe
 
 __all__ = ["plan"]
 
@@ -50,6 +51,8 @@ def plan(
         print(f"{name} is left out: {reason}.")
     if made.refused is not None:
         print(made.refused)
+    if made.work is not None:
+        _show_work(made.work, settings)
     if made.probe is not None:
         _show_writing(made.probe)
     if made.times:
@@ -83,6 +86,21 @@ def _show_writing(found: Probe) -> None:
     )
     if found.fits is False:
         print("The cache does not fit: set a smaller augment.batch_size (results stay the same).")
+
+
+def _show_work(work: PlannedWork, settings: RunConfig) -> None:
+    print(
+        f"Documents that may get a weak query: {work.documents_to_augment:,} of "
+        f"{work.documents:,} (split.augment_from: {settings.split.augment_from})."
+    )
+    if work.all_train_pairs:
+        bound = settings.tune.pairs_per_query
+        why = "" if bound is None else f" (tune.pairs_per_query: {bound})"
+        print(
+            f"Tuning: {work.train_pairs:,} of {work.all_train_pairs:,} training pairs and "
+            f"{work.evaluation_pairs:,} of {work.all_evaluation_pairs:,} evaluation pairs{why}, "
+            f"at most {settings.tune.epochs} times."
+        )
 
 
 def _gigabytes(count: int) -> str:

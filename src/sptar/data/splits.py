@@ -98,7 +98,7 @@ def make_split(collection: Collection, config: SplitConfig, seed: int) -> Split:
             documents_to_augment=len(augment),
         ),
     )
-    _check(collection, split, kept_apart)
+    _check(collection, split, kept_apart if config.augment_from != "all" else ())
     return split
 
 

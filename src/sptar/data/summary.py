@@ -94,6 +94,7 @@ class CollectionReport:
     judgements of such a query for the document of its own id (``self_positives``: those that call
     it relevant). ``separate_ids`` says that such a document is another thing than the query, by a
     setting (``ids_decided``) or by those judgements; else searchers leave it out.
+    ``unjudged_documents`` are named by no judgement.
     ``problems`` lists what is wrong by kind; the rows concerned were left out.
     """
 
@@ -117,6 +118,7 @@ class CollectionReport:
     self_positives: int = 0
     ids_decided: bool = False
     separate_ids: bool = False
+    unjudged_documents: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -165,6 +167,7 @@ class CollectionReport:
         rows += [
             (f"words of a document {shape}", str(self.document_words)),
             (f"words of a query {shape}", str(self.query_words)),
+            ("documents without judgement", self._unjudged_in_words()),
             ("empty documents", f"{self.empty_documents:,}"),
             ("documents whose text stood before", f"{self.duplicate_documents:,}"),
             ("empty queries", f"{self.empty_queries:,}"),
@@ -187,6 +190,16 @@ class CollectionReport:
         if not self.problems:
             rows.append(("problems", "none"))
         return rows
+
+    def _unjudged_in_words(self) -> str:
+        if self.unjudged_documents is None:
+            return "not counted"
+        if self.unjudged_documents:
+            return f"{self.unjudged_documents:,} (by default these get weak queries)"
+        return (
+            "none: a method that writes weak queries needs split.augment_from: not_evaluated, or "
+            "all"
+        )
 
     def _shared_ids_in_words(self) -> str:
         why = (

@@ -107,6 +107,7 @@ class _Scan:
         self.ignored: dict[str, None] = {}
         self.splits: list[SplitCount] = []
         self.judged: dict[str, int] = {}
+        self.judged_documents: set[int] = set()
 
     # Reading ----------------------------------------------------------------------------------
 
@@ -263,17 +264,13 @@ class _Scan:
         qrels: Qrels = {}
         for _, row in self._rows(table, "judgements"):
             query_id = self._judged_query(row, fields, table.name, texts)
-            doc_id = (
-                None
-                if query_id is None
-                else id_of(self.problems, row, fields["doc_id"], table.name)
-            )
-            grade = (
-                None
-                if doc_id is None
-                else grade_of(self.problems, row, fields.get("score"), table.name)
-            )
-            if query_id is None or doc_id is None or grade is None:
+            if query_id is None:
+                continue
+            doc_id = id_of(self.problems, row, fields["doc_id"], table.name)
+            if doc_id is None:
+                continue
+            grade = grade_of(self.problems, row, fields.get("score"), table.name)
+            if grade is None:
                 continue
             query_id = self._as_known(self.query_ids, query_id)
             doc_id = self._as_known(self.doc_ids, doc_id)
@@ -282,6 +279,7 @@ class _Scan:
             judged = qrels.setdefault(query_id, {})
             if doc_id not in judged:
                 judged[doc_id] = grade
+                self.judged_documents.add(digest64(doc_id))
                 self.self_judgements += query_id == doc_id
                 self.self_positives += query_id == doc_id and grade >= 1
                 self.sink.judgement(split, query_id, doc_id, grade)
@@ -397,4 +395,5 @@ class _Scan:
             self_positives=self.self_positives,
             ids_decided=shared_ids != "auto",
             separate_ids=separate,
+            unjudged_documents=len(self.doc_ids) - len(self.judged_documents),
         )

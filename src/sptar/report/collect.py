@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import yaml
 
 from sptar.data.collection import Collection
-from sptar.data.roles import Split
 from sptar.evaluation.evaluate import Scores
 from sptar.evaluation.family import FamilyComparison
 from sptar.evaluation.systems import method_title, parse_system
@@ -28,13 +26,13 @@ from sptar.report.costs import (
 )
 from sptar.report.curves import training_curves
 from sptar.report.examples import choose_examples, count_funnel, excerpt
+from sptar.report.ledger import label_ledger, labels_used, query_documents, without_role
 from sptar.report.printed import PrintedTable, print_scores
 from sptar.report.reader import RunReader
 from sptar.report.records import (
     ChosenExamples,
     ExamplePair,
     Funnel,
-    LedgerRow,
     MethodExamples,
     OverlapRow,
     ReportData,
@@ -45,16 +43,9 @@ from sptar.report.table_files import comparison_csv, scores_csv, scores_latex
 from sptar.report.tables import describe_counts, score_table
 from sptar.weak.filters import decision_from_row
 from sptar.weak.select import load_selection
-from sptar.workspace import Artefact, Workspace
+from sptar.workspace import Workspace
 
 __all__ = ["PrintedTable", "WrittenReport", "write_report"]
-
-_ROLES = {
-    "train": ("S_train", "tunes the prompt, gives the examples, trains the retriever"),
-    "evaluation": ("S_eval", "chooses soft prompt and examples"),
-    "dev": ("retriever-dev", "chooses the retriever's checkpoint"),
-    "test": ("test", "read once, at the end"),
-}
 
 
 @dataclass(frozen=True)
@@ -107,17 +98,17 @@ def write_report(
         verdict=verdict,
         warnings=(*note, *teacher_warnings(reader)),
         notes=(
-            *_without_role(split),
+            *without_role(split),
             *_notes(reader),
             *kept_starts(reader),
             *unequal_steps(reader),
             *_left_out(record),
         ),
         table=table,
-        evaluation=(*describe_counts(scores), *_query_documents(collection, split)),
+        evaluation=(*describe_counts(scores), *query_documents(split)),
         family=family,
-        ledger=_ledger(split, mode),
-        labels_used=_labels_used(split, mode),
+        ledger=label_ledger(reader, split, mode),
+        labels_used=labels_used(reader, split, mode),
         overlap=_overlap(reader),
         funnels=funnels,
         examples=examples,
@@ -147,58 +138,6 @@ def write_report(
         },
         examples=_of_verdict(examples),
     )
-
-
-def _roles(split: Artefact, mode: str) -> Mapping[str, Mapping[str, int]]:
-    roles: dict[str, Mapping[str, int]] = dict(split.manifest.summary["roles"])
-    if mode == "few_shot":
-        # The dev role *is* S_eval: listing it twice would count its labels twice.
-        roles.pop("dev", None)
-    return roles
-
-
-def _ledger(split: Artefact, mode: str) -> tuple[LedgerRow, ...]:
-    rows = []
-    for role, counts in _roles(split, mode).items():
-        title, use = _ROLES[role]
-        if role == "evaluation":
-            use += (
-                ", and the retriever's checkpoint"
-                if mode == "few_shot"
-                else ", and trains the retriever"
-            )
-        rows.append(LedgerRow(title, counts["queries"], counts["pairs"], use))
-    return tuple(rows)
-
-
-def _labels_used(split: Artefact, mode: str) -> int:
-    return sum(counts["pairs"] for role, counts in _roles(split, mode).items() if role != "test")
-
-
-def _query_documents(collection: Collection, split: Artefact) -> tuple[str, ...]:
-    """What became of documents that have the id of a test query."""
-    test = Split.load(split.path("split")).test
-    shared = sum(query_id in collection.corpus for query_id in test)
-    if not shared:
-        return ()
-    if collection.separate_ids:
-        return (
-            f"{shared:,} of {len(test):,} test queries have the id of a document, which is another "
-            "thing than the query and may be found (data.shared_ids).",
-        )
-    return (
-        f"For {shared:,} of {len(test):,} test queries the document with the query's id is the "
-        "query itself: it was left out of the results (data.shared_ids).",
-    )
-
-
-def _without_role(split: Artefact) -> tuple[str, ...]:
-    # Splits from before this count was kept have none.
-    count = split.manifest.summary.get("provenance", {}).get("left_out", 0)
-    if not count:
-        return ()
-    queries = "1 labelled query has" if count == 1 else f"{count:,} labelled queries have"
-    return (f"{queries} no role and can neither train, choose nor test anything in this run.",)
 
 
 def _notes(reader: RunReader) -> tuple[str, ...]:

@@ -98,6 +98,11 @@ class AugmentStep(Step):
                 f"{summary['unfinished']:,} of {summary['rows']:,} weak queries ran into the limit "
                 "of new tokens before their end (augment.max_new_tokens)"
             )
+        if summary["documents_cut"]:
+            context.progress.message(
+                f"{summary['documents_cut']:,} of {len(positions):,} documents were longer than "
+                "the prompt has room for and were cut"
+            )
         if refusals:
             common, times = refusals.most_common(1)[0]
             context.progress.message(
@@ -161,11 +166,6 @@ class AugmentStep(Step):
             return self._hosted(examples, self._writing(new_tokens), context, log)
         model, soft_prompt = prompted_model(self.llm, inputs.get("tune"), context)
         template = self.template(model, soft_prompt, inputs, context)
-        context.progress.message(
-            f"Documents are cut at {template.document_budget} tokens in the prompt"
-            if template.document_budget is not None
-            else f"Documents are cut at {self.prompt.max_document_words} words in the prompt"
-        )
         if self.llm.backend == "vllm":
             return self._served(model, template, soft_prompt, examples, context, log)
         context.progress.message(
@@ -255,12 +255,14 @@ class AugmentStep(Step):
 
     def _summary(self, output: Output, documents: int) -> tuple[dict[str, int], Counter[str]]:
         """Counts of rows, and the reasons of those that a server refused."""
-        rows = empty = cut = retried = unfinished = 0
+        rows = empty = retried = unfinished = 0
+        cut: set[str] = set()
         refusals: Counter[str] = Counter()
         for _, row in read_jsonl(output.path("weak_queries.jsonl")):
             rows += 1
             empty += not row["text"]
-            cut += row["cut_tokens"] > 0
+            if row["cut_tokens"] > 0:
+                cut.add(row["doc_id"])
             retried += row["attempts"] > 1
             unfinished += not row.get("finished", True)
             if row.get("refusal") is not None:
@@ -270,7 +272,7 @@ class AugmentStep(Step):
             "rows": rows,
             "empty": empty,
             "retried": retried,
-            "documents_cut": cut,
+            "documents_cut": len(cut),
             "unfinished": unfinished,
         }
         if refusals:

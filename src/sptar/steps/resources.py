@@ -57,11 +57,13 @@ def queries_of(collection: Collection, query_ids: Sequence[str]) -> list[Query]:
     return [collection.queries[query_id] for query_id in query_ids]
 
 
-def labelled_pairs(collection: Collection, query_ids: Sequence[str]) -> list[Pair]:
-    """All positive pairs of these queries."""
+def labelled_pairs(
+    collection: Collection, query_ids: Sequence[str], per_query: int | None = None, seed: int = 0
+) -> list[Pair]:
+    """All positive pairs of these queries, or ``per_query`` of each at most, drawn by seed."""
     from sptar.data.labelled import pairs
 
-    return pairs(collection, query_ids)
+    return pairs(collection, query_ids, per_query, seed)
 
 
 def training_pairs(inputs: Mapping[str, Artefact], context: Context) -> list[Pair]:

@@ -8,7 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sptar.config import LanguageModelConfig, PromptConfig, SelectConfig, result_settings
+from sptar.config import (
+    LanguageModelConfig,
+    PromptConfig,
+    SelectConfig,
+    TuneConfig,
+    result_settings,
+)
 from sptar.errors import DataError
 from sptar.io import read_sealed, write_sealed
 from sptar.steps.base import Context, Output, Step
@@ -52,6 +58,7 @@ class SelectStep(Step):
     prompt: PromptConfig
     select: SelectConfig
     max_new_tokens: int | None
+    pairs_per_query: int | None
     seed: int
 
     @property
@@ -63,6 +70,8 @@ class SelectStep(Step):
             "examples": self.prompt.examples,
             "seed": self.seed,
         }
+        if self.pairs_per_query != TuneConfig.model_fields["pairs_per_query"].default:
+            settings["pairs_per_query"] = self.pairs_per_query
         if not drawn:
             settings |= {
                 "llm": self.llm_identity,
@@ -91,13 +100,15 @@ class SelectStep(Step):
 
         collection = open_collection(inputs, context)
         split = open_split(inputs, context)
-        train = labelled_pairs(collection, split.train)
+        train = labelled_pairs(collection, split.train, self.pairs_per_query, self.seed)
         scorer: QueryScorer = _NoScorer()
         evaluation: list[Pair] = []
         if self.select.choice != "first":
             from sptar.llm.scoring import PromptedScorer
 
-            evaluation = labelled_pairs(collection, split.evaluation)
+            evaluation = labelled_pairs(
+                collection, split.evaluation, self.pairs_per_query, self.seed
+            )
             model, soft_prompt = prompted_model(self.llm, inputs.get("tune"), context)
             template = prompt_template(
                 model,

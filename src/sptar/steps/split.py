@@ -51,6 +51,10 @@ class SplitStep(Step):
         return {
             "mode": split.mode,
             "documents_to_augment": len(split.augment),
+            "separate_ids": collection.separate_ids,
+            "test_queries_with_a_document": sum(
+                query_id in collection.corpus for query_id in split.test
+            ),
             "provenance": asdict(split.provenance),
             "roles": {
                 role: {"queries": len(ids), "pairs": len(labelled_pairs(collection, ids))}

@@ -76,8 +76,9 @@ def tuning_seconds(
     from sptar.llm.tuning import tune_soft_prompt
 
     collection, split = open_collection(inputs, context), open_split(inputs, context)
-    train = labelled_pairs(collection, split.train)
-    evaluation = labelled_pairs(collection, split.evaluation)
+    bound, seed = step.tune.pairs_per_query, step.seed
+    train = labelled_pairs(collection, split.train, bound, seed)
+    evaluation = labelled_pairs(collection, split.evaluation, bound, seed)
     model = language_model(step.llm, context)
     template = prompt_template(
         model,
@@ -112,8 +113,9 @@ def selecting_seconds(step: SelectStep, inputs: Mapping[str, Artefact], context:
     from sptar.weak.group_search import search_rounds
 
     collection, split = open_collection(inputs, context), open_split(inputs, context)
-    train = labelled_pairs(collection, split.train)
-    evaluation = labelled_pairs(collection, split.evaluation)
+    bound, seed = step.pairs_per_query, step.seed
+    train = labelled_pairs(collection, split.train, bound, seed)
+    evaluation = labelled_pairs(collection, split.evaluation, bound, seed)
     model = language_model(step.llm, context)
     soft_prompt = None if step.tuned is None else _start_prompt(step.tuned, model)
     template = prompt_template(

@@ -73,8 +73,11 @@ class TuneStep(Step):
             return self._import(output, context)
         collection = open_collection(inputs, context)
         split = open_split(inputs, context)
-        train = labelled_pairs(collection, split.train)
-        evaluation = labelled_pairs(collection, split.evaluation)
+        bound = self.tune.pairs_per_query
+        train, evaluation = (
+            labelled_pairs(collection, ids, bound, self.seed)
+            for ids in (split.train, split.evaluation)
+        )
         model = language_model(self.llm, context)
         is_lora = self.tune.method == "lora"
         template = prompt_template(

@@ -9,6 +9,7 @@ from sptar.config import SplitConfig
 from sptar.data.collection import Collection
 from sptar.data.labelled import pairs
 from sptar.data.splits import Split, make_split
+from sptar.data.unlabelled import refuse_none
 from sptar.errors import ConfigError, WorkspaceError
 
 TRAIN, DEV, TEST = 40, 20, 15
@@ -316,5 +317,44 @@ def test_no_document_left(build) -> None:
         {"a": "1", "b": "2", "t": "3"},
         {"train": [("a", "d0", 1), ("b", "d1", 1)], "test": [("t", "d2", 1)]},
     )
+    # Only a method that writes needs one: the split is made, and whoever writes refuses it.
+    few = config(train_queries=1, eval_queries=1)
+    split = make_split(collection, few, 0)
+    assert len(split.augment) == 0
     with pytest.raises(ConfigError, match="augment_from: not_evaluated"):
-        make_split(collection, config(train_queries=1, eval_queries=1), 0)
+        refuse_none(0, few)
+    with pytest.raises(ConfigError, match="augment_from: all"):
+        refuse_none(0, few.model_copy(update={"augment_from": "not_evaluated"}))
+    refuse_none(1, few)
+
+
+@pytest.mark.parametrize(("source", "left"), [("unjudged", 1), ("not_evaluated", 2), ("all", 4)])
+def test_documents_that_may_be_augmented(build, source: str, left: int) -> None:
+    collection = build(
+        4,
+        {"a": "1", "b": "2", "t": "3"},
+        {"train": [("a", "d0", 1), ("b", "d1", 1)], "test": [("t", "d2", 1)]},
+    )
+    split = make_split(collection, config(train_queries=1, eval_queries=1, augment_from=source), 0)
+    assert len(split.augment) == left
+    assert split.provenance.documents_kept_apart == 4 - left
+
+
+def test_pairs_of_a_query_are_bounded_by_a_draw_of_its_own(build) -> None:
+    many = [("a", f"d{number}", 1) for number in range(30)] + [("b", "d3", 1), ("b", "d4", 0)]
+    collection = build(30, {"a": "1", "b": "2"}, {"train": many})
+    everything = pairs(collection, ["a", "b"])
+    assert len(everything) == 31
+    assert pairs(collection, ["a", "b"], 30) == everything
+
+    def drawn(count: int, seed: int = 1, ids: tuple[str, ...] = ("a", "b")) -> list[str]:
+        made = pairs(collection, ids, count, seed)
+        assert all(pair in everything for pair in made)
+        return [pair.document.doc_id for pair in made if pair.query.query_id == "a"]
+
+    assert [len(drawn(count)) for count in (1, 4, 29)] == [1, 4, 29]
+    assert set(drawn(1)) < set(drawn(4)) < set(drawn(29))
+    assert drawn(4) == sorted(drawn(4)) == drawn(4, ids=("a",))
+    assert len({tuple(drawn(4, seed)) for seed in range(10)}) > 5
+    # The other query has one relevant document and keeps it.
+    assert pairs(collection, ["b"], 1) == everything[-1:]
