@@ -8,6 +8,7 @@ when the process that started it was killed.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,11 @@ __all__ = ["hold", "is_held", "refuse_link", "work_along"]
 
 _PATIENCE = 10.0
 """Seconds that workers of a dead process get to notice it."""
+_GLANCE = 0.5
+"""Seconds for which somebody who only looks may hold a lock (:func:`is_held`)."""
 _POLL = 0.05
+_WATCH = 0.5
+"""Seconds between two looks of a worker at the one it works for."""
 
 _held: list[IO[str]] = []
 """Locks that this process holds until it ends."""
@@ -63,36 +68,42 @@ def hold(folder: Path, what: str) -> Iterator[None]:
         yield
         return
     with _open(folder, "lock") as own, _open(folder, "workers.lock") as workers:
-        try:
-            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _comes_free(own, _GLANCE):
             own.seek(0)
             owner = own.read().strip() or "unknown"
             raise WorkspaceError(
                 f"Another process ({owner}) is making {what}.",
                 hint="Wait for it, or give this run its own --work folder.",
-            ) from None
+            )
         own.truncate(0)
         own.write(str(os.getpid()))
         own.flush()
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                fcntl.flock(workers, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise WorkspaceError(
-                        f"Workers of an earlier run are still making {what}.",
-                        hint="Wait until they have ended, or end them.",
-                    ) from None
-                time.sleep(_POLL)
+        if not _comes_free(workers, _PATIENCE):
+            raise WorkspaceError(
+                f"Workers of an earlier run are still making {what}.",
+                hint="Wait until they have ended, or end them.",
+            )
         fcntl.flock(workers, fcntl.LOCK_UN)
         try:
             yield
         finally:
             # Said aloud: a child that was forked meanwhile may have a copy of the open file.
             fcntl.flock(own, fcntl.LOCK_UN)
+
+
+def _comes_free(stream: IO[str], seconds: float) -> bool:
+    """Take a lock alone as soon as nobody holds it, in so many seconds at most."""
+    import fcntl
+
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+        time.sleep(_POLL)
 
 
 def is_held(folder: Path) -> bool:
@@ -115,6 +126,8 @@ def is_held(folder: Path) -> bool:
 def work_along(folder: Path) -> None:
     """Say that this process writes into ``folder`` for the one that holds it, until it ends.
 
+    It ends with that one, if it does not before.
+
     Raises:
         WorkspaceError: a new run has begun there meanwhile.
     """
@@ -131,3 +144,13 @@ def work_along(folder: Path) -> None:
             f"A new run has begun to make {folder}.", hint="This one ends; let that one go on."
         ) from None
     _held.append(stream)
+    if is_held(folder):
+        threading.Thread(target=_end_when_free, args=(folder,), daemon=True).start()
+
+
+def _end_when_free(folder: Path) -> None:
+    """End this process when nobody holds the folder any more: the last way to hear of it, and the
+    only one for workers on another machine."""
+    while is_held(folder):
+        time.sleep(_WATCH)
+    os._exit(1)

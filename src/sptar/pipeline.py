@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,6 +112,16 @@ def run(
     graph = build_graph(config, workspace)
     steps = graph.steps(until)
     record = _record(config, graph, steps)
+    if workspace.is_read_only():
+        context.progress.message(
+            f"{workspace.root} cannot be written: what is there is shown, and nothing is recorded."
+        )
+        _make(graph, steps, record, context, None)
+        record = dataclasses.replace(record, finished=until is None)
+        if page is not None:
+            with tempfile.TemporaryDirectory() as aside:
+                page(record, Path(aside))
+        return graph, record
     folder = workspace.run(config.name)
     finished = _finished(folder)
     if until is not None:

@@ -8,7 +8,9 @@ and ``run_folders`` makes up a path below the work folder.
 
 from __future__ import annotations
 
+import errno
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -165,6 +167,16 @@ class Workspace:
     def hashes(self) -> HashCache:
         """Cache of file hashes that belongs to this workspace."""
         return HashCache(_hash_file(self.root))
+
+    def is_read_only(self) -> bool:
+        """Whether the folder is there and this process may not write into it."""
+        if not self.root.is_dir():
+            return False
+        try:
+            with tempfile.TemporaryFile(dir=self.root):
+                return False
+        except OSError as error:
+            return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
 
     def folder(self, step: str, identity: str) -> Path:
         """Folder of an artefact, finished or not."""

@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-from sptar import locks
 from sptar.errors import DataError, WorkspaceError
 from sptar.io import read_sealed, write_json
-from sptar.locks import work_along
 from sptar.steps.base import Context, Output, Step, make
 from sptar.workspace import Workspace
 
@@ -296,9 +294,12 @@ def test_a_lock_is_not_free_while_a_worker_lives(
     finally:
         worker.kill()
         worker.wait()
-    with workspace.lock("count", "abc"):
-        work_along(folder)  # a worker of the one that holds it
-        locks._held.pop().close()
+    with workspace.lock("count", "abc"):  # and its own workers are welcome
+        worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert worker.stdout is not None
+        assert worker.stdout.readline().strip() == "held"
+    # A worker ends when nobody holds the artefact any more.
+    assert worker.wait(30) == 1
 
 
 def test_two_writers_cannot_meet(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from sptar.config import DataConfig
 from sptar.data.collection import IDS_FILE
-from sptar.data.corpus import CORPUS_FILE, build_index
+from sptar.data.corpus import CORPUS_FILE, OFFSETS_FILE, build_index
 from sptar.data.problems import Problems
 from sptar.data.summary import CollectionReport
 from sptar.data.validate import find_origin, scan
@@ -80,6 +80,9 @@ def convert(
         if not writer.splits:
             raise DataError("no judgement can be used.", path=origin.name)
         written = set(writer.splits)
+        # The index that lies there is of other rows: a conversion that is killed from here on
+        # leaves a corpus without one, which nobody opens.
+        (output / OFFSETS_FILE).unlink(missing_ok=True)
     if config.shared_ids != "auto":
         write_json(output / IDS_FILE, {"separate": config.shared_ids == "separate"})
     else:

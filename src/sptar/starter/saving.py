@@ -14,12 +14,18 @@ __all__ = ["whole_folder"]
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A new folder that takes the place of ``folder`` only when everything is written."""
     unfinished = folder.with_name(f".unfinished.{folder.name}")
+    replaced = folder.with_name(f".replaced.{folder.name}")
+    if replaced.exists() and not folder.exists():  # a kill struck between the two renames
+        replaced.rename(folder)
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
         yield unfinished
         if folder.exists():
-            shutil.rmtree(folder)
-        unfinished.replace(folder)
+            # What is there goes when the new one is in its place, not before.
+            shutil.rmtree(replaced, ignore_errors=True)
+            folder.rename(replaced)
+        unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
