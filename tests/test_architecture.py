@@ -17,6 +17,7 @@ LAYERS = (
     ("errors", "types"),
     (
         "config",
+        "devices",
         "methods",
         "io",
         "address",
@@ -39,7 +40,7 @@ LAYERS = (
     ("data", "llm", "retrieval", "evaluation", "starter"),
     ("weak",),
     ("steps",),
-    ("graph", "pipeline", "plan", "experiments", "report", "serve"),
+    ("foreseen", "graph", "pipeline", "plan", "experiments", "report", "serve"),
     ("cli", "__main__"),
 )
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}

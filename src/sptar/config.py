@@ -430,6 +430,13 @@ class SelectConfig(Section):
     )
     batch_size: int = runtime(16, "Pairs scored together.", ge=1)
 
+    @field_validator("groups")
+    @classmethod
+    def _one_at_least(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("a number of groups is 1 or more")
+        return value
+
     @model_validator(mode="after")
     def _worst_needs_all(self) -> SelectConfig:
         if self.choice == "worst" and self.search == "halving":
@@ -690,7 +697,9 @@ class EvaluateConfig(Section):
     )
     top_k: int = Field(1000, ge=1, description="Documents retrieved for each query.")
     alpha: float = Field(0.05, gt=0, lt=1, description="Level of the corrected tests.")
-    bootstrap_samples: int = Field(10_000, ge=100, description="For the 95 % intervals.")
+    bootstrap_samples: int = Field(
+        10_000, ge=100, le=1_000_000, description="For the 95 % intervals."
+    )
 
 
 class RunConfig(Section):
@@ -983,7 +992,7 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
             f"--set {shown(assignment)} is not of the form a.b=c.",
             hint="Example: --set tune.epochs=20",
         )
-    value = read_plain_yaml(text, f"--set {shown(assignment)}")
+    value = read_plain_yaml(text, f"--set {shown(assignment)}", lines=False)
     target: dict[str, Any] = values
     *parents, last = key.strip().split(".")
     for parent in parents:

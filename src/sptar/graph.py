@@ -37,10 +37,10 @@ STEP_ORDER = (
     "collection",
     "split",
     "bm25_index",
+    "import_weak",
     "tune",
     "select",
     "augment",
-    "import_weak",
     "rank",
     "filter",
     "pairs",
@@ -58,7 +58,8 @@ STEP_ORDER = (
 )
 """Every step's name, in the order in which a run takes them as far as their inputs allow: rank by
 rank rather than method by method, so that the language model is loaded once, does all its work, and
-is gone before the first retriever trains."""
+is gone before the first retriever trains. What is read from outside comes first: its faults must
+not come up after hours of writing."""
 
 
 @dataclass(frozen=True)

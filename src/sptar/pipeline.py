@@ -15,6 +15,7 @@ import yaml
 from sptar.config import RunConfig, differences, dump_config, parse_config, shown
 from sptar.data.unlabelled import refuse_none
 from sptar.errors import ConfigError, WorkspaceError
+from sptar.foreseen import refuse_settings, try_starts
 from sptar.graph import RunGraph, build_graph
 from sptar.io import atomic_write_text, read_json, write_json
 from sptar.run_folders import RECORD, RunFolder
@@ -111,6 +112,8 @@ def run(
     workspace = context.workspace
     graph = build_graph(config, workspace)
     steps = graph.steps(until)
+    missing = [step for step in steps if workspace.find(step.name, step.fingerprint) is None]
+    refuse_settings(config, missing)
     record = _record(config, graph, steps)
     if workspace.is_read_only():
         context.progress.message(
@@ -234,6 +237,7 @@ def _make(
         text = yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True)
         atomic_write_text(draft / "config.yaml", text)
         _save_record(draft, record)
+    try_starts(steps, context)
     for name, reason in record.left_out.items():
         context.progress.message(f"{name} is left out: {reason}")
     for step, made in _walk(graph, steps, context):

@@ -41,11 +41,12 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def read_plain_yaml(text: str, where: str) -> Any:
+def read_plain_yaml(text: str, where: str, *, lines: bool = True) -> Any:
     """The value that a YAML text holds.
 
     Args:
-        where: what stands in front of ``:LINE`` in messages.
+        where: what stands at the beginning of messages.
+        lines: whether the line follows it there.
 
     Raises:
         ConfigError: the text is no YAML, or holds more than plain values; with its line.
@@ -56,7 +57,7 @@ def read_plain_yaml(text: str, where: str) -> Any:
             hint="Data belong into files of their own, which the config names.",
         )
     try:
-        return _Reader(where).read(text)
+        return _Reader(where, lines).read(text)
     except yaml.reader.ReaderError as error:
         raise ConfigError(
             f"{where}: not valid YAML: the character U+{error.character:04X} may not stand in it."
@@ -64,7 +65,9 @@ def read_plain_yaml(text: str, where: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "the text cannot be parsed"
-        raise ConfigError(f"{_place(where, mark)}: not valid YAML: {problem}.") from None
+        raise ConfigError(
+            f"{_place(where, mark if lines else None)}: not valid YAML: {problem}."
+        ) from None
 
 
 def _place(where: str, mark: Any) -> str:
@@ -74,8 +77,9 @@ def _place(where: str, mark: Any) -> str:
 class _Reader:
     """One text on its way to a value."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, lines: bool) -> None:
         self._where = where
+        self._lines = lines
         self._sizes: dict[int, int] = {}
         self._open: set[int] = set()
 
@@ -155,14 +159,17 @@ class _Reader:
     def _tagged(self, node: yaml.Node) -> ConfigError:
         tag = str(node.tag).replace(_TAG, "!!")
         return ConfigError(
-            f"{_place(self._where, node.start_mark)}: the tag '{_short(tag)}' has no meaning here.",
+            f"{self._place(node)}: the tag '{_short(tag)}' has no meaning here.",
             hint="Write the value without it.",
         )
+
+    def _place(self, thing: yaml.Node | yaml.Event) -> str:
+        return _place(self._where, thing.start_mark if self._lines else None)
 
     def _refused(self, thing: yaml.Node | yaml.Event, why: str) -> ConfigError:
         value = getattr(thing, "value", None)
         shown = f"'{_short(value)}'" if isinstance(value, str) else "the value"
-        return ConfigError(f"{_place(self._where, thing.start_mark)}: {shown} {why}.")
+        return ConfigError(f"{self._place(thing)}: {shown} {why}.")
 
 
 def _short(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sptar.config import RunConfig
 from sptar.data.unlabelled import refuse_none
+from sptar.foreseen import refuse_settings, try_starts
 from sptar.graph import RunGraph, build_graph
 from sptar.pipeline import refusal
 from sptar.steps.augment import AugmentStep
@@ -121,9 +122,10 @@ class Plan:
 def plan(config: RunConfig, context: Context, *, probe: bool) -> Plan:
     """The plan of a config.
 
-    With ``probe`` the collection is read and split (both are kept: a run reuses them), the
-    language model is tuned, asked for losses and writes queries for a few documents, and each
-    recipe's start trains and reads a little; nothing else is made.
+    What a config alone cannot be is refused as a run would. With ``probe`` also what the data and
+    the models tell: the collection is read and split (both are kept: a run reuses them), every
+    start encoder is loaded, the language model is tuned, asked for losses and writes queries for a
+    few documents, and each recipe's start trains and reads a little; nothing else is made.
     """
     workspace = context.workspace
     graph = build_graph(config, workspace)
@@ -140,14 +142,14 @@ def plan(config: RunConfig, context: Context, *, probe: bool) -> Plan:
         )
         for step in graph.steps()
     )
-    missing = [
-        step
-        for step in graph.steps(["augment"])
-        if isinstance(step, AugmentStep) and _state(step, workspace) != "reuse"
-    ]
+    to_make = [step for step in graph.steps() if _state(step, workspace) != "reuse"]
+    refuse_settings(config, to_make)
+    missing = [step for step in to_make if isinstance(step, AugmentStep)]
     work = _work(graph, context, make_split=probe)
     if missing and work is not None:
         refuse_none(work.documents_to_augment, config.split)
+    if probe:
+        try_starts(to_make, context)
     measured, times = _trials(graph, missing, context) if probe else (None, [])
     counted = {found.name for found in times}
     refused = refusal(config, graph, workspace)

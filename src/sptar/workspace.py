@@ -161,7 +161,7 @@ class Workspace:
     """The work folder. Several processes may use it at once; one writes an artefact at a time."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
 
     @cached_property
     def hashes(self) -> HashCache:

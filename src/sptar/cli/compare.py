@@ -85,8 +85,8 @@ def compare(
     if not 0 < level < 1:
         raise ConfigError(f"--alpha is between 0 and 1, not {level:g}.")
     samples = 10_000 if bootstrap_samples is None else bootstrap_samples
-    if samples < 100:
-        raise ConfigError(f"--bootstrap-samples is 100 or more, not {samples}.")
+    if not 100 <= samples <= 1_000_000:
+        raise ConfigError("--bootstrap-samples is a number from 100 to 1,000,000.")
     _compare_runs(runs or [], target, out, level, samples, work, as_json, mixed=mixed)
 
 

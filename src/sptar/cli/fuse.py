@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,7 @@ def fuse(
             "query.",
         ),
     ] = "rrf",
-    k: Annotated[int, typer.Option("--k", min=0, help="Constant of `rrf`.")] = 60,
+    k: Annotated[int, typer.Option("--k", min=0, max=10**9, help="Constant of `rrf`.")] = 60,
     weights: Annotated[
         list[float] | None,
         typer.Option(
@@ -66,6 +67,8 @@ def fuse(
             f"--weight is given {len(weights)} times for {len(runs)} runs.",
             hint="Give it once for each run, in their order, or leave it out.",
         )
+    if not all(map(math.isfinite, weights or [])):
+        raise ConfigError("--weight is a finite number of 0 or more.")
     read = [read_run(path) for path in runs]
     if kind == "rrf":
         fused = reciprocal_rank_fusion(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +32,7 @@ def import_weak(
 
     settings = load(
         config,
-        [*(assignments or []), f"weak_queries={{{method}: {str(file.resolve())!r}}}"],
+        [*(assignments or []), f"weak_queries={json.dumps({method: str(file.resolve())})}"],
     )
     if method not in settings.methods:
         settings = settings.model_copy(update={"methods": [*settings.methods, method]})

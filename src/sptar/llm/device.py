@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from sptar.devices import usable_device
 from sptar.errors import ModelError
 
 __all__ = ["choose_device", "choose_dtype"]
@@ -21,30 +22,7 @@ def choose_device(name: str) -> torch.device:
     Raises:
         ModelError: the device does not exist here, or the name is no device.
     """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ModelError(
-            f"'{name}' is no device.", hint="Set `device` to auto, cpu, cuda, cuda:1 or mps."
-        ) from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(
-            f"`device: {name}` is asked for, but this machine has no CUDA device that torch can "
-            "use.",
-            hint="Set `device: auto`, or install a CUDA build of torch.",
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ModelError(
-            f"`device: {name}` is asked for, but there are {torch.cuda.device_count()} CUDA "
-            "devices, numbered from 0."
-        )
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ModelError("`device: mps` is asked for, but this machine has none.")
-    return device
+    return torch.device(usable_device(name, "llm.device"))
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

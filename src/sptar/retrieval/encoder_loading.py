@@ -21,6 +21,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from sptar.adapters import refuse_adapter
+from sptar.devices import usable_device
 from sptar.errors import ConfigError, ModelError
 from sptar.progress import silent
 from sptar.retrieval.retriever import Role
@@ -45,19 +46,7 @@ def pick_device(name: str) -> str:
     Raises:
         ModelError: the device is not there.
     """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(
-            f"The device '{name}' cannot be used ({str(error).splitlines()[0]}).",
-            hint="Set train.device=auto, or cpu.",
-        ) from None
-    return str(device)
+    return usable_device(name, "train.device")
 
 
 @contextmanager

@@ -176,3 +176,51 @@ def test_data_check_reports_every_problem_at_once(
 
 def test_the_work_folder_has_a_name_of_its_own() -> None:
     assert Path("sptar-work") == WORK
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--k", "1" + "0" * 400],
+        ["--weight", "inf", "--weight", "1"],
+        ["--weight", "1e400", "--weight", "1"],
+        ["--weight", "nan", "--weight", "1"],
+    ],
+)
+def test_numbers_beyond_all_bounds_are_a_users_error(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "a.trec"
+    run.write_text("q1 Q0 d1 1 2.0 t\n")
+    out = tmp_path / "out.trec"
+    assert run_application(["fuse", str(run), str(run), "--out", str(out), *options]) == 2
+    assert "should not have happened" not in capsys.readouterr().err
+    assert not out.exists()
+    command = ["compare", "--runs", "a", "--work", str(tmp_path), "--bootstrap-samples"]
+    assert run_application([*command, "1" + "0" * 30]) == 2
+    assert "from 100 to 1,000,000" in capsys.readouterr().err
+
+
+def test_a_method_of_any_name_and_a_file_of_any_name_reach_the_config_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(f"data: {{source: {TOY}}}\nmethods: [bm25]\n")
+    arguments = [str(tmp_path / "it's {odd}: [a\\b].jsonl"), str(config), "--method", "x: [y"]
+    assert run_application(["import-weak", *arguments]) == 2
+    assert "'x: [y' in `weak_queries` is not a plain name" in capsys.readouterr().err
+    arguments[-1] = "mine"
+    assert run_application(["import-weak", *arguments, "--work", str(tmp_path / "work")]) == 2
+    assert "it's {odd}: [a\\b].jsonl: there is no such file" in capsys.readouterr().err
+
+
+def test_a_tilde_in_the_name_of_a_work_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "work" / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "work" / "runs" / "one" / "run.json").write_text(
+        '{"name": "one", "finished": true, "config": {}, "methods": {}, "steps": []}'
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run_application(["status", "--json", "--work=~/work"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == ["one"]

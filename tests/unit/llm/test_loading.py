@@ -268,14 +268,18 @@ def test_code_of_the_model_is_not_run(tiny_models: dict[str, Path], tmp_path: Pa
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_cuda_asked_and_absent() -> None:
-    with pytest.raises(ModelError, match="no CUDA device"):
+    with pytest.raises(
+        ModelError, match="`llm.device: cuda:0` is asked for, but torch cannot compute there"
+    ):
         choose_device("cuda:0")
     assert choose_device("auto").type in ("cpu", "mps")
 
 
 def test_unknown_device_and_dtype() -> None:
-    with pytest.raises(ModelError, match="'abacus' is no device"):
+    with pytest.raises(ModelError, match="`llm.device: abacus` names no device"):
         choose_device("abacus")
+    with pytest.raises(ModelError, match="`llm.device: meta` is asked for, but torch cannot"):
+        choose_device("meta")
     with pytest.raises(ModelError, match="`dtype: int3` is unknown"):
         choose_dtype("int3", torch.device("cpu"))
 

@@ -189,8 +189,9 @@ def test_code_of_a_repository_is_not_run(packed_encoder, tmp_path):
 
 
 def test_a_device_that_is_not_there_is_named(tiny_encoder):
-    with pytest.raises(ModelError, match="'cuda:99' cannot be used"):
-        load_encoder(tiny_encoder, TrainConfig(device="cuda:99"))
+    for device in ("cuda:99", "meta"):
+        with pytest.raises(ModelError, match=f"`train.device: {device}` is asked for, but"):
+            load_encoder(tiny_encoder, TrainConfig(device=device))
 
 
 def test_the_recipe_of_the_dpr_row_is_the_default_of_the_config():
