@@ -35,6 +35,7 @@ LAYERS = (
         "executors",
         "adapters",
         "memory",
+        "model_names",
         "positions",
     ),
     ("data", "llm", "retrieval", "evaluation", "starter"),

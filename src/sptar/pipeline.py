@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -152,7 +151,6 @@ def run(
     with workspace.lock("run", config.name):
         _make(graph, steps, record, context, folder.begin())
         record = dataclasses.replace(record, finished=True)
-        _link_models(graph, workspace, folder.draft)
         if page is not None:
             page(record, folder.draft)
         _save_record(folder.draft, record)
@@ -326,21 +324,3 @@ def load_record(workspace: Workspace, name: str) -> RunRecord:
         known = ", ".join(workspace.run_names()) or "none"
         raise WorkspaceError(f"There is no run '{name}' in {workspace.root} (there: {known}).")
     return found
-
-
-def _link_models(graph: RunGraph, workspace: Workspace, folder: Path) -> None:
-    """Put a link to each trained retriever beside the report, for people."""
-    for method in graph.methods:
-        trained = method.train
-        if trained is None:
-            continue
-        found = workspace.find(trained.name, trained.fingerprint)
-        if found is None:
-            continue
-        link = folder / "retrievers" / method.name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        target = Path(os.path.relpath(found.path("model"), link.parent))
-        try:
-            link.symlink_to(target, target_is_directory=True)
-        except OSError:  # a file system without links: the run's record names the folder
-            return

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ir_measures
+import numpy as np
 import pytest
 
 from sptar.cli.app import run_application
-from sptar.io import read_jsonl
+from sptar.io import lines, read_jsonl
 from sptar.types import Decision
 from sptar.workspace import Workspace
 
@@ -61,6 +63,54 @@ def test_every_method_is_scored_and_compared(
     folder = finished / "runs" / "toy"
     assert (folder / "scores.csv").exists()
     assert (folder / "retrievers" / "sptar" / "model.safetensors").exists()
+
+
+def test_the_run_s_folder_holds_what_other_programs_read(finished: Path) -> None:
+    folder = finished / "runs" / "toy"
+    scores = json.loads((folder / "run.json").read_text())["methods"]
+    qrels = list(ir_measures.read_trec_qrels(str(folder / "test.qrels")))
+    for method in METHODS:
+        rows = [text.split() for _, text in lines(folder / f"{method}.trec.gz")]
+        assert {row[-1] for row in rows} == {method}
+        run = [ir_measures.ScoredDoc(row[0], row[2], float(row[4])) for row in rows]
+        identity = scores[method]["evaluate"]
+        page = json.loads(
+            (finished / "artefacts" / f"evaluate-{identity}" / "scores.json").read_text()
+        )["means"]
+        for name in ("nDCG@10", "RR@10", "R@100", "AP@1000"):
+            measure = ir_measures.parse_measure(name)
+            mean = ir_measures.calc_aggregate([measure], qrels, run)[measure]
+            assert mean == pytest.approx(page[name], abs=1e-9), (method, name)
+    ids = (folder / "vectors" / "doc_ids.txt").read_text().splitlines()
+    for method in METHODS[1:]:
+        blocks = sorted((folder / "vectors" / method).glob("block-*.npy"))
+        assert sum(len(np.load(block)) for block in blocks) == len(ids) == len(set(ids))
+    told = (folder / "README.txt").read_text().splitlines()
+    assert [line.partition(":")[0] for line in told] == ["Runs", "Models", "Vectors"]
+
+
+def test_models_in_the_run_s_folder_load_and_their_cards_tell_of_the_test(
+    finished: Path,
+) -> None:
+    import sentence_transformers
+    from huggingface_hub import ModelCard
+
+    folder = finished / "runs" / "toy" / "retrievers"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(METHODS[2:])
+    model = sentence_transformers.SentenceTransformer(str(folder / "sptar"))
+    assert model.encode_query(["a drill"]).shape[0] == 1
+    data = ModelCard.load(folder / "sptar" / "README.md").data
+    start = json.loads((folder.parent / "run.json").read_text())["config"]["train"]["start"]
+    assert data.base_model == Path(start).name
+    assert (data.language, data.license) == ("en", "unknown")
+    assert data.model_name == "toy-sptar"
+    means = {result.metric_name: result.metric_value for result in data.eval_results}
+    assert set(means) == {"nDCG@10", "RR@10", "R@100", "AP@1000"}
+    report = (finished / "runs" / "toy" / "scores.csv").read_text()
+    assert repr(means["nDCG@10"]) in report
+    assert {result.metric_type for result in data.eval_results} >= {"ndcg_at_10", "mrr_at_10"}
+    for path in folder.glob("*/README.md"):
+        assert str(finished) not in path.read_text()
 
 
 def test_every_training_takes_the_same_number_of_steps(finished: Path) -> None:

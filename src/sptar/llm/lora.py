@@ -18,11 +18,13 @@ import torch
 
 from sptar.config import TuneConfig
 from sptar.errors import ConfigError, ModelError
-from sptar.io import atomic_path, write_json
+from sptar.io import atomic_path, atomic_write_text, write_json
+from sptar.llm.adapter_card import adapter_card
 from sptar.llm.loading import LanguageModel, weights_hash
 from sptar.llm.template import PromptTemplate
 from sptar.llm.tuning import TuningResult, tuning_provenance, tuning_result
 from sptar.llm.tuning_loop import TuningLoop
+from sptar.model_names import public_name
 from sptar.progress import silent
 from sptar.types import Pair, Progress
 
@@ -49,6 +51,8 @@ class LoraAdapter:
         with atomic_path(folder / _WEIGHTS_FILE) as temporary:
             save_file(self.tensors, temporary, metadata={"format": "pt"})
         write_json(folder / "lora.json", self.provenance)
+        base = str(self.adapter_config.get("base_model_name_or_path") or "")
+        atomic_write_text(folder / "README.md", adapter_card("LoRA", base, self.provenance))
         write_json(folder / _CONFIG_FILE, self.adapter_config)
         return folder
 
@@ -121,7 +125,12 @@ def tune_lora(
         language_model.model.requires_grad_(False)
     adapter = LoraAdapter(
         tensors=tensors,
-        adapter_config={**described, "inference_mode": True},
+        adapter_config={
+            **described,
+            "inference_mode": True,
+            # A path of this machine would mean nothing on another one.
+            "base_model_name_or_path": public_name(language_model.config.name),
+        },
         provenance=tuning_provenance(language_model, template, loop, state, before),
     )
     trained = sum(parameter.numel() for parameter in parameters.values())

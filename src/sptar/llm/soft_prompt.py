@@ -16,8 +16,10 @@ import torch
 
 from sptar.config import TuneConfig
 from sptar.errors import DataError, ModelError
-from sptar.io import atomic_path, read_json, write_json
+from sptar.io import atomic_path, atomic_write_text, read_json, write_json
+from sptar.llm.adapter_card import adapter_card
 from sptar.llm.loading import LanguageModel
+from sptar.model_names import public_name
 
 __all__ = ["SoftPrompt", "checked_matrix", "initial_matrix", "read_adapter_config"]
 
@@ -93,6 +95,8 @@ class SoftPrompt:
         with atomic_path(folder / WEIGHTS_FILE) as temporary:
             save_file({MATRIX_KEY: matrix}, temporary, metadata={"format": "pt"})
         write_json(folder / PROVENANCE_FILE, self.provenance)
+        card = adapter_card("soft prompt", self.base_model, self.provenance, self.virtual_tokens)
+        atomic_write_text(folder / "README.md", card)
         write_json(folder / CONFIG_FILE, self._adapter_config())
         return folder
 
@@ -102,7 +106,8 @@ class SoftPrompt:
         from_text = init == "TEXT"
         return {
             "auto_mapping": None,
-            "base_model_name_or_path": self.base_model,
+            # PEFT's own key; a path of this machine would mean nothing on another one.
+            "base_model_name_or_path": public_name(self.base_model),
             "inference_mode": True,
             "modules_to_save": None,
             "num_attention_heads": self.provenance.get("num_attention_heads"),
@@ -116,7 +121,7 @@ class SoftPrompt:
             "task_type": "CAUSAL_LM",
             "token_dim": self.hidden_size,
             "tokenizer_kwargs": None,
-            "tokenizer_name_or_path": self.base_model if from_text else None,
+            "tokenizer_name_or_path": public_name(self.base_model) if from_text else None,
         }
 
     @classmethod

@@ -39,6 +39,7 @@ from sptar.report.records import (
     Timing,
     Version,
 )
+from sptar.report.run_files import write_run_files
 from sptar.report.table_files import comparison_csv, scores_csv, scores_latex
 from sptar.report.tables import describe_counts, score_table
 from sptar.weak.filters import decision_from_row
@@ -128,6 +129,7 @@ def write_report(
     atomic_write_text(folder / "scores.tex", scores_latex(table))
     if family is not None:
         atomic_write_text(folder / "comparison.csv", comparison_csv(family))
+    write_run_files(reader, record, scores, collection, folder)
     return WrittenReport(
         page=page,
         verdict=verdict,

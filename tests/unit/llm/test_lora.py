@@ -66,7 +66,11 @@ def test_lora_learns_is_saved_and_merged(
         _ = result.soft_prompt
 
     folder = result.adapter.save(tmp_path / "lora")
+    for path in folder.iterdir():
+        assert str(tiny_models[shape]).encode() not in path.read_bytes()
+    assert "library_name: peft" in (folder / "README.md").read_text()
     assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
         "lora.json",

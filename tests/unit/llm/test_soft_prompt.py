@@ -79,7 +79,10 @@ def test_save_and_load_keep_every_bit(tmp_path: Path) -> None:
     assert (back.base_model, back.provenance) == (prompt.base_model, prompt.provenance)
     assert (back.virtual_tokens, back.hidden_size) == (TOKENS, WIDTH)
     names = sorted(path.name for path in folder.iterdir())
-    assert names == ["adapter_config.json", "adapter_model.safetensors", "soft_prompt.json"]
+    assert names == [
+        "README.md",
+        *("adapter_config.json", "adapter_model.safetensors", "soft_prompt.json"),
+    ]
 
 
 @pytest.mark.parametrize("init", ["text", "vocabulary", "random"])
@@ -93,6 +96,31 @@ def test_config_has_the_keys_that_peft_writes(tmp_path: Path, init: str) -> None
     written = json.loads((tmp_path / "theirs" / "adapter_config.json").read_text())
     written.pop("peft_version", None)
     assert ours == written
+
+
+def test_an_export_names_no_path_of_this_machine_and_has_a_card(tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    base = tmp_path / "models" / "my-model"
+    base.mkdir(parents=True)
+    (base / "README.md").write_text("---\nlicense: mit\n---\n")
+    provenance = {"init": "text", "init_text": "x", "train_pairs": 7, "best_evaluation_loss": 2.5}
+    prompt = SoftPrompt(some_prompt().matrix, str(base), provenance)
+    folder = prompt.save(tmp_path / "prompt")
+    told = json.loads((folder / "adapter_config.json").read_text())
+    assert told["base_model_name_or_path"] == told["tokenizer_name_or_path"] == "my-model"
+    for path in folder.iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes()
+    card = ModelCard.load(folder / "README.md")
+    assert (card.data.library_name, card.data.base_model) == ("peft", "my-model")
+    assert card.data.license == "mit"
+    assert f"{TOKENS} virtual tokens for `my-model`" in card.text
+    assert "labelled pairs that it learned from: 7" in card.text
+    # A hub name stays, and one that nobody noted is not made up.
+    hub = SoftPrompt(some_prompt().matrix, "org/model").save(tmp_path / "hub")
+    assert "base_model: org/model\n" in (hub / "README.md").read_text()
+    unknown = SoftPrompt(some_prompt().matrix, "").save(tmp_path / "unknown")
+    assert "base_model" not in (unknown / "README.md").read_text()
 
 
 def test_start_from_text_repeats_and_cuts(tiny_models: dict[str, Path]) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 from made_runs import MadeRun, drawn_scores, whole_run
 
+from sptar.io import lines
 from sptar.pipeline import load_record
 from sptar.report.collect import WrittenReport, write_report
+from sptar.trec import write_run
 
 
 def written(made: MadeRun) -> tuple[WrittenReport, str]:
@@ -20,6 +22,12 @@ def written(made: MadeRun) -> tuple[WrittenReport, str]:
 def files(made: MadeRun) -> list[str]:
     folder = made.workspace.run_folder(made.name)
     return sorted(path.name for path in folder.iterdir() if path.suffix not in (".json", ".yaml"))
+
+
+FILES = [
+    "README.txt",
+    *("comparison.csv", "report.html", "scores.csv", "scores.tex", "test.qrels"),
+]
 
 
 def test_one_retriever_has_a_plain_table(tmp_path: Path) -> None:
@@ -33,7 +41,7 @@ def test_one_retriever_has_a_plain_table(tmp_path: Path) -> None:
     assert "†" in page
     assert page.count("<h3>SPTAR</h3>") == 1
     assert "SPTAR: retriever on dev" in page
-    assert files(made) == ["comparison.csv", "report.html", "scores.csv", "scores.tex"]
+    assert files(made) == FILES
 
 
 def test_several_retrievers_have_blocks(tmp_path: Path) -> None:
@@ -55,7 +63,7 @@ def test_several_retrievers_have_blocks(tmp_path: Path) -> None:
     assert report.verdict[2].startswith("ColBERT: SPTAR ")
     assert list(report.means) == list(made.methods)
     assert report.means["sptar/colbert"]["RR@10"] == drawn_scores(12, 0.1).mean("RR@10")
-    assert files(made) == ["comparison.csv", "report.html", "scores.csv", "scores.tex"]
+    assert files(made) == FILES
     folder = made.workspace.run_folder(made.name)
     assert (folder / "scores.csv").read_text().startswith("retriever,method,")
     assert "multicolumn" not in (folder / "scores.tex").read_text()
@@ -186,6 +194,8 @@ def test_a_fusion_alone_shows_what_lies_below_it(tmp_path: Path) -> None:
     made = whole_run(tmp_path, ("dpr",))
     own = made.methods.pop("sptar/dpr")
     made.finish("pairs", own["pairs"], _summary(made, own), inputs={"filter": own["filter"]})
+    place = made.workspace.folder("fuse", "fuse0")
+    write_run(place / "run.trec.gz", {"q1": {"d1": 1.0}}, "bm25+dpr")
     made.finish("fuse", "fuse0", inputs={"train": own["train"], "pairs": own["pairs"]})
     made.finish("evaluate", own["evaluate"], inputs={"run": "fuse0"})
     keys = ("collection", "split", "evaluate")
@@ -195,6 +205,9 @@ def test_a_fusion_alone_shows_what_lies_below_it(tmp_path: Path) -> None:
     assert page.count("<figcaption>SPTAR: 2 generated, 1 kept.") == 1
     costs = page.partition('<h2 id="costs">')[2].partition("</section>")[0]
     assert costs.count('<th scope="row">SPTAR, DPR</th>') == 1
+    (run,) = made.workspace.run_folder(made.name).glob("sptar--*.trec.gz")
+    assert run.name == "sptar--bm25+dpr.trec.gz"
+    assert [text for _, text in lines(run)] == ["q1 Q0 d1 1 1.0 sptar/bm25+dpr"]
 
 
 def _summary(made: MadeRun, steps: dict[str, str]) -> dict[str, Any]:
