@@ -11,7 +11,11 @@ import pytest
 import yaml
 
 from sptar.cli.app import run_application
+from sptar.config import DataConfig
+from sptar.data.collection import Collection
+from sptar.data.sources import convert
 from sptar.evaluation.evaluate import Scores
+from sptar.report.nothing_kept import language_hint
 from sptar.trec import read_run
 
 WORDS = ["bread", "nails", "books", "shoes", "soap", "paint", "lamps", "plants", "coffee", "bikes"]
@@ -204,3 +208,76 @@ def test_a_collection_whose_queries_are_documents(
     assert run_application(["data", "check", str(source)]) == 0
     told = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "left out of its results, 10 times (none is judged relevant)" in told
+
+
+GERMAN = [
+    "Der Laden in der Hafenstraße ist am Sonntag zu, aber an den anderen Tagen ist er auf.",
+    "Die Fähre fährt im Winter nur am Morgen und am Abend, und sie nimmt keine Räder mit.",
+    "Das Brot wird in der Nacht gebacken und ist am Morgen noch warm, wenn wir es verkaufen.",
+    "Wer eine Karte für das Schwimmbad hat, der kann damit auch in die Sauna, wenn er will.",
+    "Ein Schlüssel, der nicht mehr passt, wird bei uns nicht ersetzt, sondern neu gemacht.",
+    "Im Garten hinter dem Haus ist ein Platz, auf dem die Kinder nach der Schule spielen.",
+]
+
+
+def test_a_method_without_a_kept_query_is_said_first(
+    tmp_path: Path, tiny_encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = put(tmp_path / "german", doc="d{}", query="q{}")
+    with (source / "corpus.jsonl").open("a") as stream:
+        for number, text in enumerate(GERMAN):
+            stream.write(json.dumps({"_id": f"g{number}", "text": text}) + "\n")
+    (tmp_path / "theirs.jsonl").write_text(
+        "".join(json.dumps({"doc_id": f"g{n}", "text": f"qwx zyv {n}vvx"}) + "\n" for n in range(6))
+    )
+    config = configure(
+        tmp_path / "german.yaml",
+        source,
+        methods=["bm25", "no_augmentation", "theirs"],
+        weak_queries={"theirs": str(tmp_path / "theirs.jsonl")},
+        train={"start": str(tiny_encoder), "epochs": 1, "batch_size": 2, "max_tokens": 32},
+    )
+    work = tmp_path / "work"
+    assert run_application(["run", str(config), "--work", str(work)]) == 0
+    told = capsys.readouterr()
+    first = (
+        "theirs kept none of its 6 weak queries (most often: source not found, 6 times) and "
+        "trained on the labels alone"
+    )
+    assert first in " ".join(told.out.split())
+    assert "no detectable difference" not in told.out
+    assert "A retriever trained with them sees the labels alone." in told.err
+    assert run_application(["report", "german", "--work", str(work), "--json"]) == 0
+    verdict = json.loads(capsys.readouterr().out)["verdict"]
+    assert verdict[0].startswith(first)
+    assert len(verdict) == 2
+    assert "the documents look German, and BM25 reads them as English" in verdict[1]
+    text = page(work, "german")
+    assert text.index(first) < text.index("Scores")
+    headline = text[text.index('class="headline"') :]
+    assert headline[: headline.index("</p>")].startswith(f'class="headline">{first}')
+
+
+@pytest.mark.parametrize(
+    ("card", "language", "said"),
+    [
+        ("---\nlanguage: en\n---\n", "german", "and the language model was made for English. "),
+        ("---\nlanguage: [de]\n---\n", "german", None),
+        ("---\nlanguage: [de, en]\n---\n", "german", "and the language model may not write it. "),
+        ("no card", "none", "and the language model may not write it. "),
+        ("---\n: broken\n---\n", "english", "may not write it and BM25 reads them as English"),
+    ],
+)
+def test_what_the_language_has_to_do_with_it(
+    tmp_path: Path, card: str, language: str, said: str | None
+) -> None:
+    source = put(tmp_path / "german", doc="d{}", query="q{}")
+    (source / "corpus.jsonl").write_text(
+        "".join(json.dumps({"_id": f"d{n}", "text": GERMAN[n % 6]}) + "\n" for n in range(10))
+    )
+    convert(DataConfig(source=str(source)), tmp_path / "read")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "README.md").write_text(card)
+    config = {"llm": {"name": str(tmp_path / "model")}, "filter": {"language": language}}
+    hint = language_hint(Collection.open(tmp_path / "read"), config)
+    assert (hint is None) if said is None else (said in str(hint))

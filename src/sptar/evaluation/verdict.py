@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection as AnyCollection
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sptar.evaluation.family import FamilyComparison
 from sptar.evaluation.measures import Measure
@@ -80,8 +82,29 @@ def verdict(comparison: Comparison, measure: Measure | None = None) -> tuple[str
     )
 
 
-def family_verdict(family: FamilyComparison, measure: Measure | None = None) -> tuple[str, ...]:
-    """A headline over all retrievers, then one sentence for each; of one contest, its verdict."""
+def family_verdict(
+    family: FamilyComparison,
+    measure: Measure | None = None,
+    left_out: AnyCollection[str] = (),
+) -> tuple[str, ...]:
+    """A headline over all retrievers, then one sentence for each; of one contest, its verdict.
+
+    Nothing is said of the systems ``left_out``: their tests are in the tables, and count in the
+    correction, but tell nothing about what they are called after.
+    """
+    if left_out:
+        comparisons = [
+            replace(
+                item,
+                differences=tuple(one for one in item.differences if one.other not in left_out),
+            )
+            for item in family.comparisons
+            if item.target not in left_out
+        ]
+        comparisons = [item for item in comparisons if item.differences]
+        if not comparisons:
+            return ()
+        family = FamilyComparison(tuple(comparisons))
     if len(family.comparisons) == 1:
         return verdict(family.comparisons[0], measure)
     wanted = family.measures[0] if measure is None else measure

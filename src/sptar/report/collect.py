@@ -27,6 +27,7 @@ from sptar.report.costs import (
 from sptar.report.curves import training_curves
 from sptar.report.examples import choose_examples, count_funnel, excerpt
 from sptar.report.ledger import label_ledger, labels_used, query_documents, without_role
+from sptar.report.nothing_kept import said_of_nothing, systems_without_weak_pairs
 from sptar.report.printed import PrintedTable, print_scores
 from sptar.report.reader import RunReader
 from sptar.report.records import (
@@ -87,8 +88,12 @@ def write_report(
     compared = reader.compare()
     family = None if compared is None else FamilyComparison.load(compared.path("comparison.json"))
     table = score_table(scores, family, trained=trained_for(reader))
-    verdict = () if family is None else family_verdict(family)
     collection = Collection.open(reader.get(methods[0], "collection").path("collection"))
+    empty = systems_without_weak_pairs(reader)
+    verdict = (
+        *said_of_nothing(reader, empty, collection, record.config),
+        *(() if family is None else family_verdict(family, left_out=empty)),
+    )
     split = reader.get(methods[0], "split")
     funnels, examples = _weak(reader, collection)
     mode = record.config["split"]["mode"]

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 
 from sptar.errors import ConfigError
 
-__all__ = ["Analyzer", "languages", "split_words"]
+__all__ = ["Analyzer", "languages", "split_words", "stop_word_languages", "stop_words"]
 
 _STOP_WORD_LISTS = {
     "danish": "STOPWORDS_DANISH",
@@ -163,7 +163,13 @@ class _EnglishStemmer:
         return stem
 
 
-def _stop_words(language: str) -> frozenset[str]:
+def stop_word_languages() -> list[str]:
+    """Languages with a list of stop words."""
+    return list(_STOP_WORD_LISTS)
+
+
+def stop_words(language: str) -> frozenset[str]:
+    """The stop words of a language; none where there is no list."""
     name = _STOP_WORD_LISTS.get(language)
     if name is None:
         return frozenset()
@@ -205,7 +211,7 @@ class Analyzer:
             raise ConfigError(f"There is no stemmer for the language '{language}'.", hint=hint)
         self.language = language
         self._possessive = language == "english"
-        self._stop_words = _stop_words(language)
+        self._stop_words = stop_words(language)
         self._stem = _stemmer(language)
 
     def term(self, word: str) -> str:
