@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 
 from sptar.cli.app import run_application
+from sptar.config import load_config
+from sptar.graph import build_graph
+from sptar.workspace import Workspace
 
 MakeConfig = Callable[..., Path]
 
@@ -118,6 +121,25 @@ def test_the_step_that_reads_it_refuses(
         for dependent in tmp_path.iterdir():
             shutil.rmtree(work / "artefacts" / dependent.name, ignore_errors=True)
             dependent.rename(work / "artefacts" / dependent.name)
+
+
+def test_steps_look_again_at_the_models_that_they_read(
+    config: Path, tmp_path: Path, tiny_models: dict[str, Path], tiny_encoder: Path
+) -> None:
+    steps = build_graph(load_config(config), Workspace(tmp_path)).steps()
+    named = {step.name: set(step.outside) for step in steps}
+    for name in ("tune", "select", "augment"):
+        assert str(tiny_models["llama"]) in named[name]
+    assert str(tiny_encoder) in named["train"]
+    assert named["encode"] == set()  # the trained one is an artefact
+    (zero_shot,) = (
+        step
+        for step in build_graph(
+            load_config(config, ["methods=[zero_shot]"]), Workspace(tmp_path)
+        ).steps()
+        if step.name == "encode"
+    )
+    assert str(tiny_encoder) in zero_shot.outside
 
 
 def test_verify_of_nothing_is_a_users_error(

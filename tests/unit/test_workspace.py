@@ -6,14 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sptar.config import DataConfig
+from sptar.data import sources
 from sptar.errors import DataError, WorkspaceError
 from sptar.io import read_sealed, write_json
 from sptar.steps.base import Context, Output, Step, make
+from sptar.steps.collection import CollectionStep, source_identity
 from sptar.workspace import Workspace
 
 
@@ -328,3 +332,35 @@ def test_two_writers_cannot_meet(tmp_path: Path) -> None:
 def test_a_missing_input_says_which_verb_makes_it(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match="sptar count CONFIG"):
         make(Count(1, Count(2)), Context(Workspace(tmp_path)))
+
+
+def test_a_source_that_changes_while_it_is_read_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An edit of equal size between two looks, and a file that appears."""
+    source = tmp_path / "source"
+    shutil.copytree(str(resources.files("sptar.starter") / "toy_collection"), source)
+    data = DataConfig(source=str(source))
+
+    def edited(name: str, content: bytes) -> None:
+        workspace = Workspace(tmp_path / "work")
+        step = CollectionStep(data, source_identity(data, workspace.hashes))
+        with monkeypatch.context() as patched:
+            plain = sources.convert
+
+            def while_edited(*arguments: Any, **named: Any) -> Any:
+                found = plain(*arguments, **named)
+                (source / name).write_bytes(content)
+                return found
+
+            patched.setattr(sources, "convert", while_edited)
+            with pytest.raises(DataError, match=r"source: this has changed since the run began"):
+                make(step, Context(workspace))
+        assert not list((tmp_path / "work" / "artefacts").iterdir())
+
+    corpus = source / "corpus.jsonl"
+    content = corpus.read_bytes()
+    edited("corpus.jsonl", content.replace(b" the ", b" eht "))
+    edited("qrels/another.tsv", (source / "qrels" / "test.tsv").read_bytes())
+    workspace = Workspace(tmp_path / "work")
+    assert make(CollectionStep(data, source_identity(data, workspace.hashes)), Context(workspace))

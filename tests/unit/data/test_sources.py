@@ -246,6 +246,26 @@ def test_a_failed_conversion_leaves_the_folder_as_it_was(beir: Path, tmp_path: P
     assert snapshot(tmp_path / "out") == before
 
 
+def test_a_killed_conversion_leaves_no_index_of_other_rows(
+    beir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new corpus has as many bytes as the old one: its old index would seem to fit."""
+    convert(DataConfig(source=str(beir)), tmp_path / "out")
+    corpus = beir / "corpus.jsonl"
+    lines = corpus.read_text().splitlines(keepends=True)
+    corpus.write_text("".join(reversed(lines)))
+
+    def killed(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr("sptar.data.sources.build_index", killed)
+        with pytest.raises(KeyboardInterrupt):
+            convert(DataConfig(source=str(beir)), tmp_path / "out")
+    with pytest.raises(DataError, match="the corpus is not complete"):
+        Collection.open(tmp_path / "out")
+
+
 def test_many_documents_stream(tmp_path: Path) -> None:
     import tracemalloc
 
