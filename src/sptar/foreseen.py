@@ -12,6 +12,8 @@ from pathlib import Path
 
 from sptar.config import RunConfig, TrainConfig
 from sptar.devices import usable_device
+from sptar.errors import ConfigError
+from sptar.methods import method_named
 from sptar.retrieval.specs import retriever_spec
 from sptar.steps.augment import AugmentStep
 from sptar.steps.base import Context, Step
@@ -43,8 +45,24 @@ def refuse_settings(config: RunConfig, missing: Iterable[Step]) -> None:
     writing = [step for step in steps if isinstance(step, TuneStep | SelectStep | AugmentStep)]
     if writing:
         _refuse_writer(config, writing)
+    if any(isinstance(step, TrainStep) for step in steps):
+        _refuse_one_query(config)
     for recipe in _recipes(steps):
         _refuse_recipe(recipe)
+
+
+def _refuse_one_query(config: RunConfig) -> None:
+    """Training takes the other queries of a batch as negatives."""
+    if config.split.mode == "paper" or config.split.train_queries > 1:
+        return
+    for method in config.methods:
+        row = method_named(method)
+        if row.ranks_with == "trained" and not row.takes_weak_queries:
+            raise ConfigError(
+                f"method '{method}' and `split.train_queries: 1` contradict each other: it trains "
+                "on S_train alone, and training needs pairs of two queries or more.",
+                hint="Raise `split.train_queries`, or leave the method out.",
+            )
 
 
 def _refuse_writer(config: RunConfig, steps: Sequence[Step]) -> None:

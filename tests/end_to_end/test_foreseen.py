@@ -35,6 +35,7 @@ KNOWN_FROM_THE_CONFIG = [
     ({"train": {"start": "./no-encoder"}}, "There is no model folder './no-encoder'"),
     ({"weak_queries": {"sptar": "/no/weak.jsonl"}}, "there is no such file or folder"),
     ({"select": {"groups": 0}}, "select.groups"),
+    ({"split": {"train_queries": 1}}, "'no_augmentation' and `split.train_queries: 1` contradict"),
 ]
 
 
