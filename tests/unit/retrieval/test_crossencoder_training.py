@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from crossencoder_models import TEXTS, config_of
 from sentence_transformers import CrossEncoder
+from training_runs import DEV, Scripted
 
 from rounding import rounding
 from sptar.retrieval import cached_loss
 from sptar.retrieval.crossencoder import CrossEncoderTrainable, load_cross_encoder
 from sptar.retrieval.retriever import TrainingBatch
+from sptar.retrieval.training import TrainingData, train_retriever
 from tiny import DOCUMENTS, PAIRS, QUERIES
 
 
@@ -175,3 +178,24 @@ def test_the_card_says_how_texts_are_read(classifier):
     words = told.reading_in_words()
     assert "at most 64 tokens of both and 8 of the query; the longer one is cut." in words
     assert "ask: " in words
+
+
+def test_the_start_of_a_cross_encoder_is_never_kept(classifier, tmp_path):
+    """Its output layer is new: what dev says of it by chance is no reason to keep it."""
+    negatives = [[DOCUMENTS[(number + 3) % len(DOCUMENTS)]] for number in range(6)]
+    config = config_of(classifier, epochs=2, batch_size=4, steps_per_epoch=2)
+    assert config.keep == "best_or_start"
+    candidates = {
+        query.query_id: {document.doc_id: 1.0 for document in DOCUMENTS} for query in QUERIES
+    }
+    dev = replace(DEV, candidates=candidates)
+    result = train_retriever(
+        TrainingData(PAIRS[:6], negatives),
+        dev,
+        config,
+        5,
+        tmp_path / "out",
+        Scripted(0.9, 0.2, 0.4),
+        tmp_path / "state",
+    )
+    assert (result.start_dev_score, result.best_epoch, result.best_dev_score) == (0.9, 2, 0.4)
