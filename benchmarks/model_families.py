@@ -44,7 +44,7 @@ from sptar.types import Document, GenerationRequest, Pair, Query
 
 VOCABULARY = 512
 MOST_PARAMETERS = 10_000_000
-SECONDS = 120
+SECONDS = 400
 NEW_TOKENS = 8
 VIRTUAL_TOKENS = 4
 WORDS_OF_DOCUMENTS = (9, 30, 3, 17, 30, 22)
@@ -125,7 +125,7 @@ MORE: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "mamba2": {"num_heads": 8, "head_dim": 8},
-    "reformer": {"axial_pos_embds": False, "hidden_size": 32, "attention_head_size": 8},
+    "reformer": {"axial_pos_embds": False, "attention_head_size": 8, "pad_token_id": 0},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "zamba2": {"mamba_headdim": 16, "n_mamba_heads": 4, "attention_head_dim": 16},
     "zaya": {"num_experts_per_tok": 1},

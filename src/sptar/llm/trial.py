@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from sptar.errors import ModelError
 from sptar.llm.verdict import Verdict, forward
@@ -125,7 +126,9 @@ class _Trial:
         def shares(mixed: bool) -> bool:
             return self._works(lambda: all(self._shares(verdict, soft, mixed) for soft in softs))
 
-        continues = self._works(lambda: all(self._continues(verdict, soft) for soft in softs))
+        continues = self._heeds_window() and self._works(
+            lambda: all(self._continues(verdict, soft) for soft in softs)
+        )
         # Only positions can count past the padding of a shorter row.
         mixes_lengths = verdict.takes_positions and shares(True)
         return replace(
@@ -281,6 +284,32 @@ class _Trial:
             done += 1
             good = cache is not None and self._rows_agree(logits, texts, done)
         return good
+
+    def _heeds_window(self) -> bool:
+        """Whether a plain pass looks no further back than the caches of sliding windows keep.
+
+        Texts longer than a window of thousands would take long to try; a smaller window for a
+        moment shows it too.
+        """
+        config = self._model.config.get_text_config(decoder=True)
+        try:
+            slides = any(
+                isinstance(layer, DynamicSlidingWindowLayer)
+                for layer in DynamicCache(config=config).layers
+            )
+            window = config.sliding_window
+            if not slides or not isinstance(window, int):
+                return True
+            config.sliding_window = _FEWER
+            try:
+                found = self._plain({"input_ids": self._text("first").ids[None]})[0]
+            finally:
+                config.sliding_window = window
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return True
+        return not self._same(found, self._text("first").logits)
 
     def _positions(self, verdict: Verdict, rows: int, first: int, end: int) -> dict[str, Any]:
         if not verdict.takes_positions:
