@@ -292,19 +292,24 @@ def _newline_tokens(tokenizer: Any) -> tuple[int | None, frozenset[int]]:
     return (exact[0] if exact else None), holding
 
 
-def _context_tokens(model: Any, tokenizer: Any, token_id: int) -> int | None:
-    """The smallest of the model's positions, its table of them, and what its tokenizer states."""
+def _stated_context(model: Any, tokenizer: Any) -> int | None:
+    """The smaller of the model's positions and the length that its tokenizer states."""
     config = model.config.get_text_config()
     limits = [getattr(config, name, None) for name in (*_CONTEXT_NAMES, *_ATTENTION_NAMES)]
     limits.append(getattr(tokenizer, "model_max_length", None))
     known = [int(limit) for limit in limits if limit and 0 < limit < _LARGEST_CONTEXT]
+    return min(known, default=None)
+
+
+def _context_tokens(model: Any, stated: int | None, token_id: int) -> int | None:
+    """What is stated, or what the model's table of positions holds if that is less."""
 
     def read(tokens: int) -> None:
         ids = torch.full((1, tokens), token_id, device=model.device)
         model(input_ids=ids, use_cache=False)
 
-    in_table = readable_tokens(read, min(known, default=None))
-    return min([*known, *([] if in_table is None else [in_table])], default=None)
+    found = [stated, readable_tokens(read, stated)]
+    return min((tokens for tokens in found if tokens is not None), default=None)
 
 
 def _trial_ids(tokenizer: Any) -> list[int]:
@@ -351,8 +356,9 @@ def load_language_model(config: LanguageModelConfig) -> LanguageModel:
             hint="Type in Python: model.resize_token_embeddings(len(tokenizer)), and save both.",
         )
     with _quiet():
-        verdict = try_model(model, config.name, _trial_ids(tokenizer))
-        context_tokens = _context_tokens(model, tokenizer, letters[0])
+        stated = _stated_context(model, tokenizer)
+        verdict = try_model(model, config.name, _trial_ids(tokenizer), stated)
+        context_tokens = _context_tokens(model, stated, letters[0])
     if not ends and newline is None:
         raise ModelError(f"{config.name} has no token that ends a text, nor one for a newline.")
     return LanguageModel(

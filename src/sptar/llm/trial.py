@@ -34,6 +34,9 @@ _USUAL_CACHES = ("cache", "past_key_values", "cache_params")
 """Names that releases of transformers gave to the argument, tried after the annotated ones."""
 
 _PREFIX, _MORE, _FEWER = 4, 6, 3
+_LONG = 130
+"""More than the chunks of 64 and of 128 tokens in which some attentions work."""
+
 TRIAL_TOKENS = 2 * _PREFIX + 2 * _MORE + _FEWER
 """How many token ids a trial wants."""
 
@@ -58,26 +61,27 @@ class _Text:
 
 
 @torch.inference_mode()
-def try_model(model: Any, name: str, ids: Sequence[int]) -> Verdict:
+def try_model(model: Any, name: str, ids: Sequence[int], context: int | None = None) -> Verdict:
     """Try a model in evaluation mode.
 
     Args:
         model: any causal language model of transformers.
         name: for messages.
         ids: at least :data:`TRIAL_TOKENS` ids of ordinary text.
+        context: how many tokens it says that it can see, where it says so.
 
     Raises:
         ModelError: its forward pass fails on plain text, its tokens see those behind them, or what
-            it says of a text depends on the other texts of a batch.
+            it says of a text depends on the texts beside it.
     """
     with warnings.catch_warnings():
         # What is tried in vain may be out of date; the engine uses what held.
         warnings.simplefilter("ignore")
-        return _Trial(model, name, ids).verdict()
+        return _Trial(model, name, ids, context).verdict()
 
 
 class _Trial:
-    def __init__(self, model: Any, name: str, ids: Sequence[int]) -> None:
+    def __init__(self, model: Any, name: str, ids: Sequence[int], context: int | None) -> None:
         self._model = model
         self._name = name
         self._device = model.device
@@ -88,6 +92,9 @@ class _Trial:
         )
         self._prefix = prefix
         self._endings = {"first": first, "second": second, "short": third}
+        # Not all of a context: what is stated can be a little more than what can be read.
+        long = _LONG if context is None else max(TRIAL_TOKENS, min(_LONG, 3 * context // 4))
+        self._endings["long"] = given.repeat(_LONG // len(given) + 1)[: long - _PREFIX]
         self._dtype = model.get_input_embeddings().weight.dtype
         # Between two tokens each: like learned vectors, and the embeddings of no token.
         self._virtual = (self._embed(virtual) + self._embed(virtual.flip(0))) / 2
@@ -96,6 +103,7 @@ class _Trial:
     def verdict(self) -> Verdict:
         self._check_runs()
         self._check_causal()
+        self._check_length()
         self._check_batch()
         takes_embeddings = self._works(self._embeddings_are_ids)
         softs = (False, True) if takes_embeddings else (False,)
@@ -214,6 +222,17 @@ class _Trial:
             raise ModelError(
                 f"{self._name} is not a causal language model: its tokens see those behind them.",
                 hint="A BERT-shaped decoder needs `is_decoder: true` in its config.json.",
+            )
+
+    def _check_length(self) -> None:
+        """What is said of a token must not depend on how many follow."""
+        text = self._text("long")
+        shorter = 3 * len(text.ids) // 4
+        found = self._plain({"input_ids": text.ids[None, :shorter]})[0]
+        if not self._same(found, text.logits[:shorter]):
+            raise ModelError(
+                f"What {self._name} says of a token depends on how many tokens follow.",
+                hint="Choose another model.",
             )
 
     def _check_batch(self) -> None:
