@@ -40,7 +40,7 @@ from random_model import (
 )
 
 import sptar.llm.prefix
-from sptar.llm.packed_weights import PackedWeights
+from sptar.tensors.products import PackedLayers
 from sptar.types import Document
 
 Texts = dict[str, str]
@@ -101,7 +101,7 @@ def one_prefix_for_each_row() -> Iterator[None]:
 @contextmanager
 def weights_as_they_are() -> Iterator[None]:
     """Without a copy of the weights in oneDNN's layout."""
-    with mock.patch.object(PackedWeights, "in_use", side_effect=nullcontext):
+    with mock.patch.object(PackedLayers, "in_use", side_effect=nullcontext):
         yield
 
 

@@ -83,7 +83,7 @@ def measure_encoding(options: argparse.Namespace) -> dict[str, Any]:
 
     import sptar.retrieval.encoding as encoding
     from sptar.config import TrainConfig
-    from sptar.retrieval.packed_products import packed_layers
+    from sptar.tensors.products import PackedLayers
 
     texts = texts_of_mixed_lengths(options.texts, options.seed)
     with tempfile.TemporaryDirectory() as name:
@@ -102,7 +102,7 @@ def measure_encoding(options: argparse.Namespace) -> dict[str, Any]:
         )
 
     def library_packed() -> Any:
-        with packed_layers(encoder.model):
+        with PackedLayers(encoder.model).in_use():
             return library()
 
     def library_bfloat16() -> Any:

@@ -39,8 +39,8 @@ import sptar.llm.prefix
 import sptar.llm.scoring
 from sptar.config import SelectConfig
 from sptar.llm.gated_layers import GatedLayers
-from sptar.llm.packed_weights import PackedWeights
 from sptar.llm.scoring import PromptedScorer
+from sptar.tensors.products import PackedLayers
 from sptar.types import Document, Pair, Query, QueryLoss
 from sptar.weak.select import candidate_groups, select_examples
 
@@ -100,7 +100,7 @@ def one_prefix_for_each_row() -> Iterator[None]:
 @contextmanager
 def weights_as_they_are() -> Iterator[None]:
     """Without a copy of the weights in oneDNN's layout."""
-    with mock.patch.object(PackedWeights, "in_use", return_value=nullcontext()):
+    with mock.patch.object(PackedLayers, "in_use", return_value=nullcontext()):
         yield
 
 

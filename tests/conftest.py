@@ -32,6 +32,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.fixture(autouse=True)
+def _trials_of_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the last work folder keeps its trials is forgotten after each test."""
+    monkeypatch.setenv("SPTAR_TRIALS", "")
+    monkeypatch.delenv("SPTAR_TRIALS")
+
+
+@pytest.fixture
+def packing_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed products are used whatever a trial on this processor would say."""
+    monkeypatch.setattr("sptar.trials.kept", lambda name, trial: {"packed": True})
+
+
 @pytest.fixture
 def newest(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--newest"))

@@ -37,6 +37,8 @@ LAYERS = (
         "memory",
         "model_names",
         "positions",
+        "tensors",
+        "trials",
     ),
     ("data", "llm", "retrieval", "evaluation", "starter"),
     ("weak",),

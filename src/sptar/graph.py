@@ -19,6 +19,7 @@ from sptar.steps.bm25 import Bm25IndexStep
 from sptar.steps.collection import CollectionStep, pinned_source, source_identity
 from sptar.steps.evaluate import CompareStep, EvaluateStep, RunStep
 from sptar.steps.filter import FilterStep, RankStep
+from sptar.steps.formats import settled
 from sptar.steps.fuse import FuseStep
 from sptar.steps.import_weak import ImportWeakStep
 from sptar.steps.pairs import PairsStep
@@ -128,7 +129,7 @@ class MethodGraph:
 
 @dataclass(frozen=True)
 class RunGraph:
-    """All steps of a run."""
+    """All steps of a run; number formats that its config leaves open are settled in ``config``."""
 
     config: RunConfig
     collection: CollectionStep
@@ -319,6 +320,7 @@ def build_graph(config: RunConfig, workspace: Workspace) -> RunGraph:
         ConfigError, DataError, ModelError: a retriever, file, folder or model that the config names
             is not there.
     """
+    config = settled(config, workspace)
     retrievers = retrievers_of(config)
     builder = _Builder(config, workspace)
     several = len(retrievers) > 1

@@ -161,7 +161,8 @@ def run(
 def _record(config: RunConfig, graph: RunGraph, steps: list[Step]) -> RunRecord:
     return RunRecord(
         config.name,
-        dump_config(config),
+        # Number formats that the config left open are recorded as they were settled.
+        dump_config(graph.config),
         methods={
             graphed.name: {name: step.fingerprint for name, step in graphed.among(steps).items()}
             for graphed in graph.methods

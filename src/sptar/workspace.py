@@ -12,7 +12,7 @@ import errno
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -185,6 +185,23 @@ class Workspace:
     def run(self, name: str) -> RunFolder:
         """Folder of a named run, and its draft."""
         return RunFolder(self.root / "runs", name)
+
+    @property
+    def trials(self) -> Path:
+        """Folder of what was tried once and holds for this work folder (:mod:`sptar.trials`)."""
+        return self.root / "trials"
+
+    def manifests(self, steps: Collection[str]) -> list[Manifest]:
+        """Manifests of all finished artefacts of these steps, as far as they can be read."""
+        found = []
+        for path in sorted((self.root / "artefacts").glob(f"*/{MANIFEST}")):
+            try:
+                manifest = Manifest(**read_json(path))
+            except (DataError, TypeError):
+                continue
+            if manifest.step in steps:
+                found.append(manifest)
+        return found
 
     def run_folder(self, name: str) -> Path:
         """Folder of a named run that has finished: its config, its record and its report."""

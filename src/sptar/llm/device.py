@@ -10,6 +10,7 @@ from sptar.errors import ModelError
 __all__ = ["choose_device", "choose_dtype"]
 
 _DTYPES = {
+    "auto": torch.float32,
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
@@ -27,6 +28,9 @@ def choose_device(name: str) -> torch.device:
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """The number format of this name.
+
+    ``auto`` is settled for a work folder (:mod:`sptar.steps.formats`); where there is none it means
+    float32.
 
     Raises:
         ModelError: it is unknown, or the device cannot calculate with it.

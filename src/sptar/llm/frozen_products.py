@@ -1,7 +1,7 @@
 """Products with frozen weights that pass gradients on to their inputs, for tuning on a CPU.
 
 oneDNN multiplies float32 matrices faster than the library that torch takes on its own (see
-:mod:`sptar.llm.packed_weights`), but its products are made for inference. While a prompt learns the
+:mod:`sptar.tensors.products`), but its products are made for inference. While a prompt learns the
 model's weights do not, so a product's gradient is one more product with the same weights.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from sptar.llm.packed_weights import Product, can_pack, linear_layers, oriented_weight
+from sptar.tensors.products import Product, linear_layers, oriented_weight, packing_pays
 
 __all__ = ["FrozenProducts"]
 
@@ -23,13 +23,13 @@ class FrozenProducts:
     """Second copies of a model's frozen linear layers, used within :meth:`in_use`.
 
     Layers that learn (LoRA's) are left alone. There are no copies, and :meth:`in_use` changes
-    nothing, where :class:`~sptar.llm.packed_weights.PackedWeights` would make none.
+    nothing, where :class:`~sptar.tensors.products.PackedLayers` would make none.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
         layers = [layer for layer in linear_layers(model) if not layer.weight.requires_grad]
         self._layers: list[tuple[Any, _FrozenProduct]] = []
-        if can_pack(layers, copies=2):
+        if packing_pays(layers, copies=2):
             self._layers = [(layer, _FrozenProduct(layer)) for layer in layers]
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class _FrozenProduct:
     def __init__(self, layer: Any) -> None:
         weight = oriented_weight(layer)
         self._product = Product(weight, layer.bias)
-        self._gradient = Product(weight.t().contiguous(), None)
+        self._gradient = Product(weight.t())
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
         product: torch.Tensor = _Multiply.apply(  # type: ignore[no-untyped-call]

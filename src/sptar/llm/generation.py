@@ -14,12 +14,12 @@ from sptar.errors import ModelError
 from sptar.llm.batching import BatchLimit
 from sptar.llm.decoding import Answer, Decoder, Prompt
 from sptar.llm.loading import LanguageModel
-from sptar.llm.packed_weights import PackedWeights
 from sptar.llm.prefix import Prefix
 from sptar.llm.sampling import draw, random_stream
 from sptar.llm.soft_prompt import SoftPrompt
 from sptar.llm.template import DocumentTokens, PromptTemplate
 from sptar.progress import silent
+from sptar.tensors.products import PackedLayers
 from sptar.types import Generation, GenerationRequest, Pair, Progress
 
 __all__ = ["LOG_PROBABILITY_DECIMALS", "PromptedGenerator", "draw", "random_stream"]
@@ -62,7 +62,7 @@ class PromptedGenerator:
         self._seed = seed
         self._progress = progress
         self._prefix = Prefix(language_model, soft_prompt, template.prefix_ids(examples))
-        self._weights = PackedWeights(language_model.model)
+        self._weights = PackedLayers(language_model.model)
         self._limit = BatchLimit(config.batch_size, progress)
         self._told_unshared = False
 

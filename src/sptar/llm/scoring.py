@@ -12,11 +12,11 @@ from sptar.errors import ModelError
 from sptar.llm.batching import LengthBatches, most_tokens_on, pad_right
 from sptar.llm.gated_layers import GatedLayers
 from sptar.llm.loading import LanguageModel
-from sptar.llm.packed_weights import PackedWeights
 from sptar.llm.prefix import Prefix
 from sptar.llm.soft_prompt import SoftPrompt
 from sptar.llm.template import PromptTemplate
 from sptar.progress import silent
+from sptar.tensors.products import PackedLayers
 from sptar.types import Pair, Progress, QueryLoss
 
 __all__ = ["PromptedScorer", "mean_pair_loss"]
@@ -66,7 +66,7 @@ class PromptedScorer:
         self._language_model = language_model
         self._template = template
         self._soft_prompt = soft_prompt
-        self._weights = PackedWeights(language_model.model)
+        self._weights = PackedLayers(language_model.model)
         self._gated = GatedLayers(language_model.model)
         self._batches = LengthBatches(batch_size, progress)
         self._tokens: dict[Pair, _Scored] = {}

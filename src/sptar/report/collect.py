@@ -272,4 +272,24 @@ def _versions(reader: RunReader) -> tuple[Version, ...]:
     found: dict[str, str] = {}
     for method in reader.systems:
         found.update(reader.get(method, "evaluate").manifest.versions)
-    return tuple(Version(name, version) for name, version in found.items())
+    return tuple(Version(name, version) for name, version in (found | _formats(reader)).items())
+
+
+def _formats(reader: RunReader) -> dict[str, str]:
+    """What was calculated in which number format, as the artefacts say it."""
+    found: dict[str, set[str]] = {}
+    for method in reader.systems:
+        for step, what, key in (
+            ("augment", "language model", "dtype"),
+            ("train", "training", "dtype"),
+            ("train", "encoding", "encode_dtype"),
+            ("encode", "encoding", "encode_dtype"),
+        ):
+            if not reader.has(method, step):
+                continue
+            settings = reader.get(method, step).manifest.settings
+            if step == "encode" and "start" not in settings:
+                continue  # of a trained retriever: its training says it
+            value = settings.get("train", settings).get(key, "float32")
+            found.setdefault(f"number format, {what}", set()).add(value)
+    return {what: ", ".join(sorted(values)) for what, values in found.items()}

@@ -193,7 +193,7 @@ class Encoder:
         """Vectors [n, d] of texts in the order given."""
         import torch
 
-        from sptar.retrieval.packed_products import packed_layers
+        from sptar.tensors.products import PackedLayers
 
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         if not texts:
@@ -206,7 +206,7 @@ class Encoder:
             if self._dtype != "float32":
                 stack.enter_context(torch.autocast(self.model.device.type, dtype))
             if lengths.sum() >= _PACKED_FROM:
-                stack.enter_context(packed_layers(self.model, dtype))
+                stack.enter_context(PackedLayers(self.model, dtype).in_use())
             for batch in self._batches(lengths, role):
                 vectors[batch] = self._encode([readable[place] for place in batch], role)
         return vectors
@@ -318,6 +318,6 @@ def load_encoder(
         query_prompt=recipe.query_prompt,
         document_prompt=recipe.document_prompt,
         batch_size=recipe.encode_batch_size,
-        dtype=recipe.encode_dtype,
+        dtype="bfloat16" if recipe.encode_dtype == "bfloat16" else "float32",
         progress=progress,
     )

@@ -233,16 +233,16 @@ def _products(vectors: Vectors, margins: npt.NDArray[np.float64]) -> Callable[[V
         return plain
     import torch
 
-    from sptar.retrieval.packed_products import PackedMatrix, can_pack
+    from sptar.tensors.products import Product, can_pack
 
-    if not can_pack():
+    if not can_pack(torch.float32):
         return plain
 
     def tensor(values: Vectors) -> torch.Tensor:
         # torch warns of arrays that it must not write to, though nobody does.
         return torch.from_numpy(values if values.flags.writeable else values.copy())
 
-    matrix = PackedMatrix(tensor(vectors))
+    matrix = Product(tensor(vectors))
 
     def packed(rows: Vectors) -> Vectors:
         with torch.inference_mode():

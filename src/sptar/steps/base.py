@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from sptar import trials
 from sptar.errors import DataError, WorkspaceError
 from sptar.executors.local import Executor, LocalExecutor
 from sptar.identity import HashCache
@@ -35,6 +36,9 @@ class Context:
     executor: Executor = field(default_factory=LocalExecutor)
     loaded: dict[Any, Any] = field(default_factory=dict)
     """Models and collections that several steps of this process use."""
+
+    def __post_init__(self) -> None:
+        trials.keep_in(self.workspace.trials)
 
 
 @dataclass(frozen=True)

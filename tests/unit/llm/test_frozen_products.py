@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from sptar.config import LanguageModelConfig, PromptConfig
-from sptar.llm import packed_weights
 from sptar.llm.frozen_products import FrozenProducts
 from sptar.llm.gated_layers import GatedLayers
 from sptar.llm.loading import LanguageModel, load_language_model
 from sptar.llm.query_loss import prompt_row, query_losses, recomputed_layers
 from sptar.llm.template import PromptTemplate
+from sptar.tensors import products as packing
 from tiny import LANGUAGE_MODEL_SHAPES, PAIRS, WIDTH
+
+pytestmark = pytest.mark.usefixtures("packing_pays")
 
 TOKENS = 5
 
@@ -95,7 +97,7 @@ def test_copies_are_what_multiplies(models: dict[str, LanguageModel]) -> None:
         layer.weight.copy_(kept)
 
 
-CONVOLUTION = packed_weights.Conv1D
+CONVOLUTION = packing.Conv1D
 
 
 def test_layers_that_learn_are_left_alone() -> None:
@@ -122,12 +124,12 @@ def test_no_copies_when_memory_is_short(
     models: dict[str, LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = models["llama"].model
-    layers = packed_weights.linear_layers(model)
+    layers = packing.linear_layers(model)
     needed = sum(layer.weight.numel() * 4 for layer in layers)
     # Half of what is free may be used: enough for one copy, not for two.
-    monkeypatch.setattr(packed_weights, "_available_bytes", lambda: 3 * needed)
-    assert packed_weights.can_pack(layers)
-    assert not packed_weights.can_pack(layers, copies=2)
+    monkeypatch.setattr(packing, "_available_bytes", lambda: 3 * needed)
+    assert packing.packing_pays(layers)
+    assert not packing.packing_pays(layers, copies=2)
     assert len(FrozenProducts(model)) == 0
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from sptar.errors import ModelError
 from sptar.retrieval import index as retrieval_index
-from sptar.retrieval import packed_products
 from sptar.retrieval.index import DenseIndex, DenseSearcher, ListedIds
+from sptar.tensors import products
 from sptar.types import Document, Query
 
 
@@ -198,11 +198,11 @@ def test_many_queries_are_told_apart_below_the_rounding_of_float32():
 def test_products_that_are_rounded_too_much_are_not_used(monkeypatch):
     """Settings of torch allow it to multiply float32 in bfloat16."""
 
-    class Rounding(packed_products.PackedMatrix):
+    class Rounding(products.Product):
         def __call__(self, values):
             return super().__call__(values.bfloat16().float())
 
-    monkeypatch.setattr(packed_products, "PackedMatrix", Rounding)
+    monkeypatch.setattr(products, "Product", Rounding)
     generator = np.random.default_rng(1)
     vectors = 1 + generator.normal(size=(300, 32), scale=1e-3).astype(np.float32)
     left = generator.normal(size=(20, 32)).astype(np.float32)

@@ -7,8 +7,10 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from prompt_cases import REQUESTS, prompt_case, stopping_often
-from sptar.llm.packed_weights import PackedWeights
+from sptar.tensors.products import PackedLayers
 from tiny import LANGUAGE_MODEL_SHAPES
+
+pytestmark = pytest.mark.usefixtures("packing_pays")
 
 needs_onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN"
@@ -33,7 +35,7 @@ def test_products_are_equal(dtype, error):
         pytest.skip("this processor does not multiply bfloat16")
     torch.manual_seed(0)
     model = Layers().to(dtype)
-    packed = PackedWeights(model)
+    packed = PackedLayers(model)
     assert len(packed._packed) == 3
     with torch.inference_mode():
         for rows in (1, 3, 17, 200):
@@ -48,7 +50,7 @@ def test_products_are_equal(dtype, error):
 @needs_onednn
 def test_it_is_gone_afterwards():
     model = Layers()
-    packed = PackedWeights(model)
+    packed = PackedLayers(model)
     with pytest.raises(RuntimeError, match="injected"), packed.in_use():
         assert "forward" in model.first.__dict__
         raise RuntimeError("injected")
@@ -65,7 +67,7 @@ def test_answers_are_the_same_with_it(tiny_models, monkeypatch, shape):
     generator = case.generator()
     assert generator._weights._packed
     packed = generator.generate(REQUESTS)
-    monkeypatch.setattr("sptar.llm.packed_weights.can_pack", lambda layers: False)
+    monkeypatch.setattr("sptar.tensors.products.can_pack", lambda dtype: False)
     plain = case.generate(REQUESTS)
     assert [(a.raw, a.tokens) for a in packed] == [(a.raw, a.tokens) for a in plain]
 
@@ -74,8 +76,8 @@ def test_what_cannot_be_packed_is_left_alone(monkeypatch):
     half = Layers().to(torch.float16)
     mixed = Layers()
     mixed.second.to(torch.bfloat16)
-    assert PackedWeights(half)._packed == []
-    assert PackedWeights(mixed)._packed == []
-    assert PackedWeights(torch.nn.LayerNorm(3))._packed == []
-    monkeypatch.setattr("sptar.llm.packed_weights._available_bytes", lambda: 1000)
-    assert PackedWeights(Layers())._packed == []
+    assert PackedLayers(half)._packed == []
+    assert PackedLayers(mixed)._packed == []
+    assert PackedLayers(torch.nn.LayerNorm(3))._packed == []
+    monkeypatch.setattr("sptar.tensors.products._available_bytes", lambda: 1000)
+    assert PackedLayers(Layers())._packed == []
