@@ -196,8 +196,8 @@ class Workspace:
         found = []
         for path in sorted((self.root / "artefacts").glob(f"*/{MANIFEST}")):
             try:
-                manifest = Manifest(**read_json(path))
-            except (DataError, TypeError):
+                manifest = _read_manifest(path)
+            except WorkspaceError:
                 continue
             if manifest.step in steps:
                 found.append(manifest)

@@ -46,11 +46,11 @@ def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def config(models: Path, llm: str, train: str, encode: str, **more: Any) -> RunConfig:
+def config(models: Path, llm: str, train: str, encode: str) -> RunConfig:
     return parse_config(
         {
             "data": {"source": TOY},
-            "llm": {"name": str(models / "llm"), "dtype": llm, "device": "cpu", **more},
+            "llm": {"name": str(models / "llm"), "dtype": llm, "device": "cpu"},
             "train": {
                 "start": str(models / "start"),
                 "dtype": train,
@@ -76,7 +76,7 @@ def test_the_answer_and_its_name_are_the_same_run(models: Path, machine: Machine
     assert prints(asked) == prints(said)
     assert prints(asked) != prints(other)
     assert dump_config(asked.config) == dump_config(said.config)
-    assert "auto" not in str([step.settings for step in asked.steps()])
+    assert "dtype': 'auto'" not in str([step.settings for step in asked.steps()])
     assert sorted(machine.tried) == ["encoding", "language_model", "training"]
 
 
@@ -130,9 +130,19 @@ def test_what_is_not_asked_is_not_tried(models: Path, machine: Machine) -> None:
 
 
 def test_a_hosted_model_is_not_tried(models: Path, machine: Machine) -> None:
-    values = config(models, "auto", "float32", "float32", backend="openai").model_dump()
-    values["methods"] = ["bm25", "inpars"]
-    found = settled(RunConfig.model_validate(values), Workspace(models / "work"))
+    hosted = parse_config(
+        {
+            "methods": ["bm25", "inpars"],
+            "data": {"source": TOY},
+            "llm": {
+                "name": "some-model",
+                "backend": "openai",
+                "dtype": "auto",
+                "base_url": "http://127.0.0.1:8000/v1",
+            },
+        }
+    )
+    found = settled(hosted, Workspace(models / "work"))
     assert found.llm is not None
     assert found.llm.dtype == "float32"
     assert machine.tried == []

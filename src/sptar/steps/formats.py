@@ -73,7 +73,12 @@ def _format(work: Work, device: str, workspace: Workspace) -> str:
 
 def _begun(work: Work, workspace: Workspace) -> str | None:
     """The format of the oldest artefact of this work."""
-    found = workspace.manifests(_MADE_BY[work])
+    found = [
+        manifest
+        for manifest in workspace.manifests(_MADE_BY[work])
+        # The vectors of a trained retriever have no settings of their own: its training has them.
+        if manifest.step != "encode" or "start" in manifest.settings
+    ]
     if not found:
         return None
     oldest = min(found, key=lambda manifest: manifest.finished_at).settings
