@@ -63,10 +63,13 @@ def _format(work: Work, device: str, workspace: Workspace) -> str:
         begun = _begun(work, workspace)
         if begun is not None:
             return {"format": begun, "reason": "the artefacts that lay in this work folder"}
-        from sptar.llm.device import choose_device
+        import torch
+
+        from sptar.devices import usable_device
         from sptar.tensors.formats import try_formats
 
-        return try_formats(work, choose_device(device))
+        setting = "llm.device" if work == "language_model" else "train.device"
+        return try_formats(work, torch.device(usable_device(device, setting)))
 
     return str(trials.kept(f"number-format-{work}", trial)["format"])
 
