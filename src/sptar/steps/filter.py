@@ -47,7 +47,7 @@ def _outcome(counts: Mapping[str, int], *, written: bool) -> str:
     )
     text = f"{counts['kept']:,} of {total:,} weak queries are kept"
     text += f" ({dropped})." if dropped else "."
-    if not counts["kept"]:
+    if total and not counts["kept"]:
         text += " A retriever trained with them sees the labels alone."
     if 2 * counts["duplicate"] > total:
         text += " Most of them repeat one another."

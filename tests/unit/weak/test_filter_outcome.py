@@ -29,6 +29,13 @@ def test_nothing_is_said_of_reasons_without_queries() -> None:
     assert _outcome(counted(), written=True) == "0 of 0 weak queries are kept."
 
 
+def test_what_it_means_that_none_is_kept() -> None:
+    assert _outcome(counted(rank=3), written=True) == (
+        "0 of 3 weak queries are kept (source below cut-off 3). A retriever trained with them sees "
+        "the labels alone."
+    )
+
+
 def test_a_model_that_says_the_same_for_most_documents_is_pointed_out() -> None:
     told = "Most of them repeat one another. The model may copy its example"
     assert told in _outcome(counted(kept=366, duplicate=1551, rank=83), written=True)
