@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 NEWEST ?= .venv-newest
+# One process for each core, four at most; a file's tests stay together, the longest come first.
+PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP := -m pip --disable-pip-version-check
 # The package alone; the package with what its tests and checks need.
 READY := $(VENV)/.ready
@@ -42,13 +44,13 @@ demo-toy: $(TOYS)
 	@echo "Toy models, toy collection: these numbers mean nothing. The report lies below demo-work/work/runs/demo."
 
 test: $(READY_TO_TEST)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python $(PYTEST)
 
 # The same in an environment of its own, with the newest versions that pyproject.toml allows.
 test-newest:
 	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python $(PIP) install --upgrade --upgrade-strategy eager -e ".[test]"
-	$(NEWEST)/bin/python -m pytest --newest
+	$(NEWEST)/bin/python $(PYTEST) --newest
 
 check: $(READY_TO_TEST)
 	$(VENV)/bin/ruff check .

@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+# They hold no examples, and as modules of one name they cannot all be imported.
+collect_ignore_glob = ["*conftest.py"]
+
 # The verdict depends on neither luck nor load: every run tries the same examples, however long
 # they take. `pytest --hypothesis-profile=search` looks for new ones.
 _SLOW = [HealthCheck.too_slow]
@@ -53,11 +56,8 @@ def newest(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Shape → folder of a tiny causal language model, made once for all tests."""
-    import torch
-
     from tiny import LANGUAGE_MODEL_SHAPES, causal_lm
 
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("language_models")
     return {shape: causal_lm(shape, folder / shape) for shape in LANGUAGE_MODEL_SHAPES}
 
@@ -65,9 +65,6 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny encoder, made once for all tests."""
-    import torch
-
     from tiny import encoder
 
-    torch.set_num_threads(1)
     return encoder(tmp_path_factory.mktemp("encoder") / "bert")
