@@ -85,7 +85,7 @@ class MethodGraph:
         the cut-offs that dev chooses among, any). Steps in which the parts of a fusion differ are
         left out.
         """
-        run = self.evaluate.search
+        run = self.evaluate.run
         own: dict[str, Step] = {self.evaluate.name: self.evaluate}
         if not isinstance(run, FuseStep):
             return own | nearest(run)
@@ -110,14 +110,14 @@ class MethodGraph:
         return [step for step in everything_below([self.evaluate]) if step.name in wanted]
 
     @property
-    def tune(self) -> TuneStep | None:
+    def tune(self) -> Step | None:
         """The tuning that this method's weak queries come from, if there is one."""
-        return self.weak.tuned if isinstance(self.weak, AugmentStep) else None
+        return self.weak.tune if isinstance(self.weak, AugmentStep) else None
 
     @property
-    def select(self) -> SelectStep | None:
+    def select(self) -> Step | None:
         """The choice of the examples in the prompt, if the method has a prompt."""
-        return self.weak.examples if isinstance(self.weak, AugmentStep) else None
+        return self.weak.select if isinstance(self.weak, AugmentStep) else None
 
     @property
     def train(self) -> TrainStep | ChooseStep | None:
@@ -178,9 +178,11 @@ class _Builder:
         self.config = config
         self.hashes = workspace.hashes
         data = pinned_source(config.data, self.hashes)
-        self.collection = CollectionStep(data, source_identity(data, self.hashes))
-        self.split = SplitStep(self.collection, config.split, config.split_seed)
-        self.index = Bm25IndexStep(self.collection, config.filter)
+        self.collection = CollectionStep(data=data, identity=source_identity(data, self.hashes))
+        self.split = SplitStep(
+            collection=self.collection, split=config.split, seed=config.split_seed
+        )
+        self.index = Bm25IndexStep(collection=self.collection, filter=config.filter)
         self.models = ModelIdentities(self.hashes)
         self.chain = RetrieverChain(config, self.collection, self.split, self.index, self.models)
 
@@ -198,15 +200,15 @@ class _Builder:
         assert config.llm is not None
         adapter = config.tune.adapter
         return TuneStep(
-            self.collection,
-            self.split,
-            config.llm,
-            self.llm_identity,
-            config.prompt,
-            config.tune,
-            None if adapter is None else model_content(adapter, self.hashes),
-            config.augment.max_new_tokens,
-            config.seed,
+            collection=self.collection,
+            split=self.split,
+            llm=config.llm,
+            llm_identity=self.llm_identity,
+            prompt=config.prompt,
+            tune=config.tune,
+            adapter_identity=None if adapter is None else model_content(adapter, self.hashes),
+            max_new_tokens=config.augment.max_new_tokens,
+            seed=config.seed,
         )
 
     def select(self, tuned: TuneStep | None) -> SelectStep:
@@ -217,45 +219,57 @@ class _Builder:
             # InPars puts fixed examples into its prompt: one draw by seed, no scoring.
             select = select.model_copy(update={"choice": "first", "groups": 1})
         return SelectStep(
-            self.collection,
-            self.split,
-            tuned,
-            config.llm,
-            self.llm_identity,
-            config.prompt,
-            select,
-            config.augment.max_new_tokens,
-            config.tune.pairs_per_query,
-            config.seed,
+            collection=self.collection,
+            split=self.split,
+            # A draw reads no model.
+            tune=None if select.choice == "first" else tuned,
+            llm=config.llm,
+            llm_identity=self.llm_identity,
+            prompt=config.prompt,
+            select=select,
+            max_new_tokens=config.augment.max_new_tokens,
+            pairs_per_query=config.tune.pairs_per_query,
+            seed=config.seed,
         )
 
     def weak(self, method: str) -> AugmentStep | ImportWeakStep:
         config = self.config
         if method in config.weak_queries:
             file = config.weak_queries[method]
-            return ImportWeakStep(self.collection, self.split, file, self.hashes.content(file))
+            return ImportWeakStep(
+                collection=self.collection,
+                split=self.split,
+                file=file,
+                file_hash=self.hashes.content(file),
+            )
         assert config.llm is not None
         tuned = self.tune() if method_named(method).soft_prompt else None
         return AugmentStep(
-            self.collection,
-            self.split,
-            tuned,
-            self.select(tuned),
-            config.llm,
-            self.llm_identity,
-            config.prompt,
-            method,
-            config.augment,
-            config.seed,
+            collection=self.collection,
+            split=self.split,
+            tune=tuned,
+            select=self.select(tuned),
+            llm=config.llm,
+            llm_identity=self.llm_identity,
+            prompt=config.prompt,
+            style=method,
+            augment=config.augment,
+            seed=config.seed,
         )
 
     def filter(self, weak: AugmentStep | ImportWeakStep, k: int) -> FilterStep:
         settings = self.config.filter
-        ranked = RankStep(self.collection, self.index, weak, settings)
-        return FilterStep(self.collection, self.split, ranked, settings, k)
+        ranked = RankStep(
+            collection=self.collection, bm25_index=self.index, weak=weak, filter=settings
+        )
+        return FilterStep(
+            collection=self.collection, split=self.split, rank=ranked, filter=settings, k=k
+        )
 
     def evaluated(self, run: RunStep) -> EvaluateStep:
-        return EvaluateStep(self.collection, self.split, run, self.config.evaluate)
+        return EvaluateStep(
+            collection=self.collection, split=self.split, run=run, evaluate=self.config.evaluate
+        )
 
 
 @dataclass(frozen=True)
@@ -287,7 +301,13 @@ def _variants(builder: _Builder) -> list[_Variant]:
         if config.equal_pairs and len(written) > 1:
             others = tuple(filters[name][k] for name in written)
         own = filters[method][k]
-        return PairsStep(builder.collection, builder.split, own, others, config.seed)
+        return PairsStep(
+            collection=builder.collection,
+            split=builder.split,
+            filter=own,
+            equal_to=others,
+            seed=config.seed,
+        )
 
     found: list[_Variant] = []
     for method in config.methods:
@@ -297,7 +317,13 @@ def _variants(builder: _Builder) -> list[_Variant]:
         if row.ranks_with == "start":
             found.append(_Variant(method, method, None))
         elif not row.takes_weak_queries:
-            labels = PairsStep(builder.collection, builder.split, None, (), config.seed)
+            labels = PairsStep(
+                collection=builder.collection,
+                split=builder.split,
+                filter=None,
+                equal_to=(),
+                seed=config.seed,
+            )
             found.append(_Variant(method, method, TrainingSets(((0, labels),))))
         else:
             sets = [(k, pairs_of(method, k)) for k in cutoffs]
@@ -356,10 +382,10 @@ def build_graph(config: RunConfig, workspace: Workspace) -> RunGraph:
     compare = None
     if len(methods) > 1:
         compare = CompareStep(
-            tuple((graph.name, graph.evaluate) for graph in methods),
-            _target(methods, several),
-            config.evaluate,
-            config.seed,
+            scores=tuple((graph.name, graph.evaluate) for graph in methods),
+            target=_target(methods, several),
+            evaluate=config.evaluate,
+            seed=config.seed,
         )
     return RunGraph(
         config,

@@ -300,7 +300,7 @@ def _probe(
 
 
 def _has_soft_prompt(step: AugmentStep) -> bool:
-    return step.tuned is not None and step.tuned.tune.method == "soft_prompt"
+    return isinstance(step.tune, TuneStep) and step.tune.tune.method == "soft_prompt"
 
 
 def _inputs_ready(step: AugmentStep, workspace: Workspace) -> bool:

@@ -241,10 +241,10 @@ def test_untrained_rerankers_are_left_out_and_named(build: Build) -> None:
 
 def test_a_fusion_joins_the_runs_of_its_parts(build: Build) -> None:
     graph = build(retrievers=["dpr", "colbert", "dpr+colbert", "bm25+dpr"])
-    fused = graph.method("sptar/dpr+colbert").evaluate.search
+    fused = graph.method("sptar/dpr+colbert").evaluate.run
     assert fused.inputs["first"].fingerprint == own(graph, "sptar/dpr")["search"]
     assert fused.inputs["second"].fingerprint == own(graph, "sptar/colbert")["search"]
-    lexical = graph.method("sptar/bm25+dpr").evaluate.search
+    lexical = graph.method("sptar/bm25+dpr").evaluate.run
     assert lexical.inputs["first"].fingerprint == own(graph, "bm25")["bm25_search"]
     # What its parts do differently is no step of the fusion's own; the weak queries are.
     assert not {"train", "encode", "search"} & set(own(graph, "sptar/dpr+colbert"))

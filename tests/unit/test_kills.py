@@ -65,11 +65,11 @@ class Rows(Step):
 def encode(monkeypatch: pytest.MonkeyPatch) -> EncodeStep:
     monkeypatch.setattr("sptar.steps.encode.encoder_of", lambda *_: Encoder())
     data = DataConfig(source=str(resources.files("sptar.starter") / "toy_collection"))
-    collection = CollectionStep(data, source_identity(data, HashCache()))
+    collection = CollectionStep(data=data, identity=source_identity(data, HashCache()))
     recipe = TrainConfig(start="nobody/nothing", encode_block_size=70)
     models = ModelIdentities(HashCache())
     monkeypatch.setattr(models, "of", lambda *_: "an encoder")
-    return EncodeStep(collection, None, recipe, models)
+    return EncodeStep(collection=collection, train=None, recipe=recipe, models=models)
 
 
 def dies(work: Path, step: Step, number: int) -> bool:

@@ -129,7 +129,7 @@ class _Asked:
         return self._search(answered, top)
 
     def _search(self, answered: Artefact, top: int) -> Run:
-        from sptar.steps.encode import encoder_of, vector_files
+        from sptar.steps.resources import encoder_of, vector_files
         from sptar.steps.search import found_by
 
         encoded = self._input(answered, "encode")

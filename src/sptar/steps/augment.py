@@ -12,12 +12,9 @@ from sptar.config import AugmentConfig, LanguageModelConfig, PromptConfig, resul
 from sptar.executors.local import Worker
 from sptar.io import read_jsonl
 from sptar.steps.base import Context, Output, Step
-from sptar.steps.collection import CollectionStep
 from sptar.steps.prompts import labelled_queries, prompt_template
 from sptar.steps.resources import open_collection, open_split
-from sptar.steps.select import SelectStep
-from sptar.steps.split import SplitStep
-from sptar.steps.tune import TuneStep, prompted_model
+from sptar.steps.tune import prompted_model
 from sptar.steps.workers import run_blocks
 from sptar.types import Generator, Pair
 from sptar.workspace import Artefact
@@ -31,16 +28,16 @@ if TYPE_CHECKING:
 __all__ = ["AugmentStep"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AugmentStep(Step):
     """Writes exactly n rows for each document, block by block."""
 
     name: ClassVar[str] = "augment"
     version: ClassVar[int] = 2
-    collection: CollectionStep
-    split: SplitStep
-    tuned: TuneStep | None
-    examples: SelectStep
+    collection: Step
+    split: Step
+    tune: Step | None
+    select: Step
     llm: LanguageModelConfig
     llm_identity: str
     prompt: PromptConfig
@@ -63,18 +60,6 @@ class AugmentStep(Step):
             # Another engine rounds and samples in its own way.
             settings["engine"] = [self.llm.backend, self.llm.interface]
         return settings
-
-    @property
-    def inputs(self) -> Mapping[str, Step]:
-        """Collection, split, chosen examples and, if there is one, the soft prompt."""
-        inputs: dict[str, Step] = {
-            "collection": self.collection,
-            "split": self.split,
-            "select": self.examples,
-        }
-        if self.tuned is not None:
-            inputs["tune"] = self.tuned
-        return inputs
 
     @property
     def outside(self) -> Sequence[str]:

@@ -11,7 +11,7 @@ import importlib.metadata
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -59,8 +59,12 @@ class Output:
         return path
 
 
+@dataclass(frozen=True, kw_only=True)
 class Step(abc.ABC):
-    """One node of a method's graph."""
+    """One node of a method's graph.
+
+    Its fields are its causes: the steps that it stands on, of whatever kind, and its settings.
+    """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
@@ -75,8 +79,23 @@ class Step(abc.ABC):
 
     @property
     def inputs(self) -> Mapping[str, Step]:
-        """Steps whose artefacts this one reads."""
-        return {}
+        """Steps whose artefacts this one reads: every field that holds one, by its name.
+
+        A field that holds several, each with a label, gives ``field_label`` for each.
+        """
+        found: dict[str, Step] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Step):
+                found[item.name] = value
+            elif isinstance(value, tuple):
+                labelled = (entry for entry in value if isinstance(entry, tuple))
+                found |= {
+                    f"{item.name}_{label}": step
+                    for label, step in labelled
+                    if isinstance(step, Step)
+                }
+        return found
 
     @property
     def outside(self) -> Sequence[str]:

@@ -8,32 +8,25 @@ from typing import Any, ClassVar
 
 from sptar.config import FilterConfig
 from sptar.steps.base import Context, Output, Step
-from sptar.steps.collection import CollectionStep
 from sptar.steps.resources import bm25_index, open_collection, open_split, queries_of
-from sptar.steps.split import SplitStep
 from sptar.trec import write_run
 from sptar.workspace import Artefact
 
 __all__ = ["Bm25IndexStep", "Bm25SearchStep"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Bm25IndexStep(Step):
     """Indexes title and text of the whole corpus as one field."""
 
     name: ClassVar[str] = "bm25_index"
-    collection: CollectionStep
+    collection: Step
     filter: FilterConfig
 
     @property
     def settings(self) -> dict[str, Any]:
         """BM25's parameters and the language."""
         return {"k1": self.filter.k1, "b": self.filter.b, "language": self.filter.language}
-
-    @property
-    def inputs(self) -> Mapping[str, Step]:
-        """The collection."""
-        return {"collection": self.collection}
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Build and save the index."""
@@ -51,26 +44,21 @@ class Bm25IndexStep(Step):
         return {"documents": len(corpus)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Bm25SearchStep(Step):
     """Answers the test queries with BM25."""
 
     name: ClassVar[str] = "bm25_search"
     version: ClassVar[int] = 2
-    collection: CollectionStep
-    split: SplitStep
-    index: Bm25IndexStep
+    collection: Step
+    split: Step
+    bm25_index: Step
     top_k: int
 
     @property
     def settings(self) -> dict[str, Any]:
         """Depth of the run."""
         return {"top_k": self.top_k}
-
-    @property
-    def inputs(self) -> Mapping[str, Step]:
-        """Collection, split and index."""
-        return {"collection": self.collection, "split": self.split, "bm25_index": self.index}
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Search and write the TREC run."""

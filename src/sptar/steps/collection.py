@@ -69,7 +69,7 @@ def source_identity(data: DataConfig, hashes: HashCache) -> str:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CollectionStep(Step):
     """Reads and validates the source line by line."""
 

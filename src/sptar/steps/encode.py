@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sptar.blocks import Block, Blocks
@@ -12,79 +11,51 @@ from sptar.config import TrainConfig
 from sptar.errors import DataError
 from sptar.executors.local import Worker
 from sptar.io import read_sealed, write_sealed
-from sptar.progress import silent
 from sptar.steps.base import Context, Output, Step
-from sptar.steps.collection import CollectionStep
 from sptar.steps.recipes import (
     ModelIdentities,
     models_of,
     reading_settings,
     start_identities,
 )
-from sptar.steps.resources import open_collection, release_language_model
-from sptar.steps.train import ChooseStep, TrainStep
+from sptar.steps.resources import VECTORS, encoder_of, open_collection, release_language_model
 from sptar.steps.workers import run_blocks
-from sptar.types import Progress
 from sptar.workspace import Artefact
 
 if TYPE_CHECKING:
-    from sptar.retrieval.retriever import CorpusEncoder
+    pass
 
-__all__ = ["EncodeStep", "encoder_of", "vector_files"]
+__all__ = ["EncodeStep"]
 
 
 _SLICE = 512
 """Documents sorted by length and encoded together; the bar moves after each slice."""
-_FOLDER = "vectors"
 _FACTS = "facts.json"
 """What the summary says of the encoder: whoever joins the blocks has not loaded it."""
 
 
-def encoder_of(
-    recipe: TrainConfig, trained: Artefact | None, progress: Progress = silent
-) -> CorpusEncoder:
-    """A trained retriever, or the start encoder as it is (``zero_shot``)."""
-    from sptar.retrieval.loading import load_corpus_encoder
-
-    name = None if trained is None else trained.path("model")
-    return load_corpus_encoder(name, recipe, progress=progress)
-
-
-def vector_files(encoded: Artefact) -> list[Path]:
-    """The blocks of an ``encode`` artefact, in order."""
-    return sorted(encoded.path(_FOLDER).glob("block-*"))
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncodeStep(Step):
     """Encodes every document, block by block."""
 
     name: ClassVar[str] = "encode"
-    kept: ClassVar[tuple[str, ...]] = (_FOLDER,)
-    collection: CollectionStep
-    trained: TrainStep | ChooseStep | None
+    kept: ClassVar[tuple[str, ...]] = (VECTORS,)
+    collection: Step
+    train: Step | None
     recipe: TrainConfig
     models: ModelIdentities
 
     @property
     def settings(self) -> dict[str, Any]:
         """The start encoder and how text is fed to it; the trained one is an input."""
-        if self.trained is not None:
+        if self.train is not None:
             return {}
         return {**start_identities(self.recipe, self.models), **reading_settings(self.recipe)}
 
     @property
-    def inputs(self) -> Mapping[str, Step]:
-        """The collection and the trained retriever, if it is one."""
-        inputs: dict[str, Step] = {"collection": self.collection}
-        if self.trained is not None:
-            inputs["train"] = self.trained
-        return inputs
-
-    @property
     def outside(self) -> Sequence[str]:
         """The start encoder, where it is taken as it is."""
-        return models_of(self.recipe) if self.trained is None else ()
+        return models_of(self.recipe) if self.train is None else ()
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Encode the missing blocks."""
@@ -102,7 +73,7 @@ class EncodeStep(Step):
 
     def _blocks(self, output: Output, documents: int) -> Blocks:
         return Blocks.open(
-            output.path(_FOLDER),
+            output.path(VECTORS),
             items=documents,
             block_size=self.recipe.encode_block_size,
             plan=output.unfinished / "blocks.json",

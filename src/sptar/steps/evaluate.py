@@ -9,12 +9,10 @@ from typing import Any, ClassVar, TypeAlias
 from sptar.config import EvaluateConfig
 from sptar.steps.base import Context, Output, Step
 from sptar.steps.bm25 import Bm25SearchStep
-from sptar.steps.collection import CollectionStep
 from sptar.steps.fuse import FuseStep
 from sptar.steps.rerank import RerankStep
 from sptar.steps.resources import open_collection, open_split
 from sptar.steps.search import SearchStep
-from sptar.steps.split import SplitStep
 from sptar.trec import read_run
 from sptar.workspace import Artefact
 
@@ -24,14 +22,14 @@ RunStep: TypeAlias = Bm25SearchStep | SearchStep | RerankStep | FuseStep
 """A step that answers the test queries with a TREC run."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluateStep(Step):
     """Scores a run on the test role, query by query."""
 
     name: ClassVar[str] = "evaluate"
-    collection: CollectionStep
-    split: SplitStep
-    search: RunStep
+    collection: Step
+    split: Step
+    run: Step
     evaluate: EvaluateConfig
 
     @property
@@ -41,11 +39,6 @@ class EvaluateStep(Step):
             "measures": list(self.evaluate.measures),
             "relevance_level": self.evaluate.relevance_level,
         }
-
-    @property
-    def inputs(self) -> Mapping[str, Step]:
-        """Collection, split and run."""
-        return {"collection": self.collection, "split": self.split, "run": self.search}
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Evaluate and save the per-query table."""
@@ -67,14 +60,14 @@ class EvaluateStep(Step):
         return {"means": {str(measure): scores.mean(measure) for measure in measures}}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CompareStep(Step):
     """Tests the target method against every other one, retriever by retriever, as one family."""
 
     name: ClassVar[str] = "compare"
     version: ClassVar[int] = 2
     """2: one form of the file for one contest or several."""
-    scores: tuple[tuple[str, EvaluateStep], ...]
+    scores: tuple[tuple[str, Step], ...]
     target: str
     evaluate: EvaluateConfig
     seed: int
@@ -89,11 +82,6 @@ class CompareStep(Step):
             "bootstrap_samples": self.evaluate.bootstrap_samples,
             "seed": self.seed,
         }
-
-    @property
-    def inputs(self) -> Mapping[str, Step]:
-        """Scores of each method."""
-        return {f"scores_{method}": step for method, step in self.scores}
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Compare and save."""

@@ -14,13 +14,8 @@ from typing import Any, ClassVar
 from sptar.blocks import Block, JsonlBlocks
 from sptar.config import FilterConfig, result_settings
 from sptar.io import read_jsonl, write_jsonl
-from sptar.steps.augment import AugmentStep
 from sptar.steps.base import Context, Output, Step
-from sptar.steps.bm25 import Bm25IndexStep
-from sptar.steps.collection import CollectionStep
-from sptar.steps.import_weak import ImportWeakStep
 from sptar.steps.resources import bm25_index, open_collection, open_split, queries_of
-from sptar.steps.split import SplitStep
 from sptar.types import WeakQuery
 from sptar.weak.reasons import REASONS
 from sptar.workspace import Artefact
@@ -59,25 +54,20 @@ def _outcome(counts: Mapping[str, int], *, written: bool) -> str:
     return text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RankStep(Step):
     """Finds the exact BM25 rank of the source document for every weak query."""
 
     name: ClassVar[str] = "rank"
-    collection: CollectionStep
-    index: Bm25IndexStep
-    weak: AugmentStep | ImportWeakStep
+    collection: Step
+    bm25_index: Step
+    weak: Step
     filter: FilterConfig
 
     @property
     def settings(self) -> dict[str, Any]:
         """The cut of the query text."""
         return {"max_query_words": self.filter.max_query_words}
-
-    @property
-    def inputs(self) -> Mapping[str, Step]:
-        """Collection, index and weak queries."""
-        return {"collection": self.collection, "bm25_index": self.index, "weak": self.weak}
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Rank the missing blocks and join all of them."""
@@ -113,14 +103,14 @@ class RankStep(Step):
         return {"rows": total}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FilterStep(Step):
     """Decides for every weak query: kept, or dropped and why."""
 
     name: ClassVar[str] = "filter"
-    collection: CollectionStep
-    split: SplitStep
-    ranked: RankStep
+    collection: Step
+    split: Step
+    rank: Step
     filter: FilterConfig
     k: int
 
@@ -133,11 +123,6 @@ class FilterStep(Step):
         )
         settings = result_settings(self.filter)
         return {"k": self.k, **{name: settings[name] for name in kept if name in settings}}
-
-    @property
-    def inputs(self) -> Mapping[str, Step]:
-        """Collection, split and ranks."""
-        return {"collection": self.collection, "split": self.split, "rank": self.ranked}
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Decide and count."""
@@ -157,6 +142,6 @@ class FilterStep(Step):
         )
         write_jsonl(output.path("decisions.jsonl"), (decision_to_row(row) for row in decisions))
         counts = funnel(decisions)
-        written = isinstance(self.ranked.weak, AugmentStep)
+        written = self.rank.inputs["weak"].name == "augment"
         context.progress.message(_outcome(counts, written=written))
         return {"k": self.k, "rows": len(decisions), "funnel": counts}

@@ -28,7 +28,7 @@ def join_runs(first: Run, second: Run, settings: SearchConfig, top_k: int) -> Ru
     return score_fusion([first, second], top_k, weights=weights, separate_ids=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FuseStep(Step):
     """Joins the runs of two retrievers by ranks or by scores."""
 
@@ -48,11 +48,6 @@ class FuseStep(Step):
         else:
             rule = {"fusion": "score", "weight": self.search.fusion_weight}
         return {**rule, "top_k": self.top_k}
-
-    @property
-    def inputs(self) -> Mapping[str, Step]:
-        """Both runs."""
-        return {"first": self.first, "second": self.second}
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Join and write the TREC run."""

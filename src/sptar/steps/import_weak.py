@@ -11,9 +11,7 @@ from typing import Any, ClassVar
 from sptar.errors import DataError
 from sptar.io import read_jsonl, write_jsonl
 from sptar.steps.base import Context, Output, Step
-from sptar.steps.collection import CollectionStep
 from sptar.steps.resources import open_collection, open_split
-from sptar.steps.split import SplitStep
 from sptar.types import WeakQuery
 from sptar.workspace import Artefact
 
@@ -69,7 +67,7 @@ def _log_probability(row: Mapping[str, Any], file: str, line: int) -> float | No
     return float(given)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImportWeakStep(Step):
     """Reads JSONL rows of ``doc_id`` and ``text`` (``query_id`` if there is one).
 
@@ -78,8 +76,8 @@ class ImportWeakStep(Step):
     """
 
     name: ClassVar[str] = "import_weak"
-    collection: CollectionStep
-    split: SplitStep
+    collection: Step
+    split: Step
     file: str
     file_hash: str
 
@@ -87,11 +85,6 @@ class ImportWeakStep(Step):
     def settings(self) -> dict[str, Any]:
         """The file's content."""
         return {"content": self.file_hash}
-
-    @property
-    def inputs(self) -> Mapping[str, Step]:
-        """Collection and split."""
-        return {"collection": self.collection, "split": self.split}
 
     @property
     def outside(self) -> Sequence[str]:

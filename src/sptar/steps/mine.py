@@ -10,21 +10,18 @@ from sptar.blocks import Block, JsonlBlocks
 from sptar.config import TrainConfig
 from sptar.executors.local import Worker
 from sptar.steps.base import Context, Output, Step
-from sptar.steps.bm25 import Bm25IndexStep
-from sptar.steps.collection import CollectionStep
-from sptar.steps.encode import EncodeStep, encoder_of, vector_files
-from sptar.steps.pairs import PairsStep
 from sptar.steps.recipes import mining_settings
 from sptar.steps.resources import (
     bm25_index,
     count_pairs,
+    encoder_of,
     labelled_pairs,
     open_collection,
     open_split,
     release_language_model,
     training_pairs,
+    vector_files,
 )
-from sptar.steps.split import SplitStep
 from sptar.steps.workers import run_blocks
 from sptar.types import Pair, Searcher
 from sptar.workspace import Artefact
@@ -35,40 +32,27 @@ _BLOCK = 2048
 """Pairs in one block: what a killed run loses at most."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MineStep(Step):
     """Finds documents that look like answers of a pair's query and are none, as far as is known.
 
-    ``index`` is there for negatives from BM25, ``vectors`` for those from the start encoder.
+    ``bm25_index`` is there for negatives from BM25, ``encode`` for those from the start encoder.
     """
 
     name: ClassVar[str] = "mine"
-    collection: CollectionStep
-    split: SplitStep
-    index: Bm25IndexStep | None
-    pairs: PairsStep
+    collection: Step
+    split: Step
+    bm25_index: Step | None
+    pairs: Step
     recipe: TrainConfig
-    vectors: EncodeStep | None
+    encode: Step | None
+    miner: TrainConfig | None
     seed: int
 
     @property
     def settings(self) -> dict[str, Any]:
         """Where negatives come from, their number, the bounds, and the seed."""
         return {**mining_settings(self.recipe), "seed": self.seed}
-
-    @property
-    def inputs(self) -> Mapping[str, Step]:
-        """Collection, split, pairs, and what the documents are found with."""
-        inputs: dict[str, Step] = {
-            "collection": self.collection,
-            "split": self.split,
-            "pairs": self.pairs,
-        }
-        if self.index is not None:
-            inputs["bm25_index"] = self.index
-        if self.vectors is not None:
-            inputs["encode"] = self.vectors
-        return inputs
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Mine the missing blocks of pairs, join all of them and count what was left out."""
@@ -124,8 +108,8 @@ class MineStep(Step):
         return known
 
     def _searcher(self, inputs: Mapping[str, Artefact], context: Context) -> Searcher | None:
-        if self.vectors is not None:
-            encoder = encoder_of(self.vectors.recipe, None, context.progress)
+        if self.miner is not None:
+            encoder = encoder_of(self.miner, None, context.progress)
             corpus = open_collection(inputs, context).corpus
             return encoder.searcher(vector_files(inputs["encode"]), corpus)
-        return bm25_index(inputs, context) if self.index is not None else None
+        return bm25_index(inputs, context) if self.bm25_index is not None else None

@@ -9,10 +9,7 @@ from typing import Any, ClassVar
 
 from sptar.io import read_jsonl, write_jsonl
 from sptar.steps.base import Context, Output, Step
-from sptar.steps.collection import CollectionStep
-from sptar.steps.filter import FilterStep
 from sptar.steps.resources import labelled_pairs, open_collection, open_split, queries_of
-from sptar.steps.split import SplitStep
 from sptar.workspace import Artefact
 
 __all__ = ["PairsStep"]
@@ -24,17 +21,17 @@ def _kept(decisions: Artefact) -> Iterator[dict[str, Any]]:
             yield row
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PairsStep(Step):
     """Joins labels and weak pairs. ``equal_to`` names other methods' filters: with any, the number
     of weak pairs is the smallest that one of them (or this one) kept, sampled by seed.
     """
 
     name: ClassVar[str] = "pairs"
-    collection: CollectionStep
-    split: SplitStep
-    weak: FilterStep | None
-    equal_to: tuple[FilterStep, ...]
+    collection: Step
+    split: Step
+    filter: Step | None
+    equal_to: tuple[Step, ...]
     seed: int
 
     @property
@@ -45,9 +42,7 @@ class PairsStep(Step):
     @property
     def inputs(self) -> Mapping[str, Step]:
         """Collection, split, and the decisions about the weak queries."""
-        inputs: dict[str, Step] = {"collection": self.collection, "split": self.split}
-        if self.weak is not None:
-            inputs["filter"] = self.weak
+        inputs = dict(super().inputs)
         for step in sorted(self.equal_to, key=lambda step: step.fingerprint):
             inputs[f"equal_to_{step.fingerprint}"] = step
         return inputs
@@ -71,7 +66,7 @@ class PairsStep(Step):
         labels = len(rows)
         weak: list[dict[str, Any]] = []
         available = 0
-        if self.weak is not None:
+        if self.filter is not None:
             weak = [
                 {key: row[key] for key in ("query_id", "doc_id", "text")} | {"source": "weak"}
                 for row in _kept(inputs["filter"])

@@ -13,17 +13,15 @@ from sptar.io import read_jsonl
 from sptar.progress import silent
 from sptar.steps.base import Context, Output, Step
 from sptar.steps.bm25 import Bm25SearchStep
-from sptar.steps.collection import CollectionStep
-from sptar.steps.encode import EncodeStep, encoder_of, vector_files
 from sptar.steps.recipes import models_of
 from sptar.steps.resources import (
+    encoder_of,
     open_collection,
     open_split,
     queries_of,
     release_language_model,
+    vector_files,
 )
-from sptar.steps.split import SplitStep
-from sptar.steps.train import ChooseStep, TrainStep
 from sptar.steps.workers import run_blocks
 from sptar.trec import read_run, write_run
 from sptar.types import Corpus, Progress, Run
@@ -59,17 +57,17 @@ def reranker_of(
     return VectorReranker(encoder, vector_files(encoded), corpus)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RerankStep(Step):
-    """Reranks with a cross-encoder, or (with ``vectors``) with a bi-encoder's scores."""
+    """Reranks with a cross-encoder, or (with ``encode``) with a bi-encoder's scores."""
 
     name: ClassVar[str] = "rerank"
     version: ClassVar[int] = 2
-    collection: CollectionStep
-    split: SplitStep
+    collection: Step
+    split: Step
     candidates: Bm25SearchStep
-    trained: TrainStep | ChooseStep | None
-    vectors: EncodeStep | None
+    train: Step | None
+    encode: Step | None
     recipe: TrainConfig
     retriever: str
     top_k: int
@@ -80,23 +78,9 @@ class RerankStep(Step):
         return {"top_k": self.top_k}
 
     @property
-    def inputs(self) -> Mapping[str, Step]:
-        """Collection, split, candidates, the trained model, and vectors where it has some."""
-        inputs: dict[str, Step] = {
-            "collection": self.collection,
-            "split": self.split,
-            "candidates": self.candidates,
-        }
-        if self.trained is not None:
-            inputs["train"] = self.trained
-        if self.vectors is not None:
-            inputs["encode"] = self.vectors
-        return inputs
-
-    @property
     def outside(self) -> Sequence[str]:
         """The start model, where it is taken as it is."""
-        return models_of(self.recipe) if self.trained is None else ()
+        return models_of(self.recipe) if self.train is None else ()
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Rerank the missing blocks of queries and write all of them as a TREC run."""

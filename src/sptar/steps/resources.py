@@ -1,26 +1,42 @@
-"""What steps of one process share: the open collection, the loaded language model."""
+"""What opens an artefact, and what steps of one process share: collection, language model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sptar.config import LanguageModelConfig
+from sptar.config import LanguageModelConfig, TrainConfig
 from sptar.data.collection import Collection
 from sptar.data.splits import Split
 from sptar.io import read_jsonl
 from sptar.packaged import name_of
+from sptar.progress import silent
 from sptar.steps.base import Context
-from sptar.types import Document, Pair, Query
+from sptar.types import Document, Pair, Progress, Query
 from sptar.workspace import Artefact
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from sptar.llm.loading import LanguageModel
     from sptar.retrieval.bm25 import Bm25Index
+    from sptar.retrieval.retriever import CorpusEncoder, InBatchTeacher
+
+VECTORS = "vectors"
+"""Folder of an ``encode`` artefact with its blocks."""
+TEACHER_SCORES = "scores.npy"
+IN_BATCH_TEACHER = "in_batch"
+"""File and folder of a ``teach`` artefact."""
 
 __all__ = [
+    "IN_BATCH_TEACHER",
+    "TEACHER_SCORES",
+    "VECTORS",
     "bm25_index",
     "count_pairs",
+    "encoder_of",
     "labelled_pairs",
     "language_model",
     "mined_documents",
@@ -28,7 +44,9 @@ __all__ = [
     "open_split",
     "queries_of",
     "release_language_model",
+    "teacher_scores",
     "training_pairs",
+    "vector_files",
 ]
 
 
@@ -132,3 +150,32 @@ def release_language_model(context: Context) -> None:
     """Let go of a loaded language model, so that its memory serves the retriever."""
     for key in [key for key in context.loaded if key[0] == "language_model"]:
         del context.loaded[key]
+
+
+def encoder_of(
+    recipe: TrainConfig, trained: Artefact | None, progress: Progress = silent
+) -> CorpusEncoder:
+    """A trained retriever, or the start encoder as it is (``zero_shot``)."""
+    from sptar.retrieval.loading import load_corpus_encoder
+
+    name = None if trained is None else trained.path("model")
+    return load_corpus_encoder(name, recipe, progress=progress)
+
+
+def vector_files(encoded: Artefact) -> list[Path]:
+    """The blocks of an ``encode`` artefact, in order."""
+    return sorted(encoded.path(VECTORS).glob("block-*"))
+
+
+def teacher_scores(
+    taught: Artefact, negatives_per_pair: int
+) -> tuple[npt.NDArray[np.float32], InBatchTeacher | None]:
+    """What a ``teach`` artefact holds: scores ``[pairs, 1 + n]`` and the in-batch teacher."""
+    from sptar.retrieval.teachers import LateTeacher, load_pair_scores
+
+    summary = taught.manifest.summary
+    scores = load_pair_scores(
+        taught.path(TEACHER_SCORES), int(summary["pairs"]), negatives_per_pair
+    )
+    late = LateTeacher.load(taught.path(IN_BATCH_TEACHER)) if summary["in_batch"] else None
+    return scores, late

@@ -98,7 +98,9 @@ class RetrieverChain:
         """BM25's run to this depth."""
         return self._once(
             ("bm25", depth),
-            lambda: Bm25SearchStep(self._collection, self._split, self._index, depth),
+            lambda: Bm25SearchStep(
+                collection=self._collection, split=self._split, bm25_index=self._index, top_k=depth
+            ),
         )
 
     def trained(self, row: str, sets: TrainingSets) -> TrainStep | ChooseStep:
@@ -107,7 +109,7 @@ class RetrieverChain:
             return self.train(row, sets.first)
         return self._once(
             ("choose", row, sets),
-            lambda: ChooseStep(tuple((k, self.train(row, pairs)) for k, pairs in sets.sets)),
+            lambda: ChooseStep(train=tuple((k, self.train(row, pairs)) for k, pairs in sets.sets)),
         )
 
     def train(self, row: str, pairs: PairsStep) -> TrainStep:
@@ -119,10 +121,10 @@ class RetrieverChain:
         return self._once(
             ("encode", row, sets),
             lambda: EncodeStep(
-                self._collection,
-                None if sets is None else self.trained(row, sets),
-                self._recipe(row),
-                self._models,
+                collection=self._collection,
+                train=None if sets is None else self.trained(row, sets),
+                recipe=self._recipe(row),
+                models=self._models,
             ),
         )
 
@@ -133,35 +135,36 @@ class RetrieverChain:
         recipe = self._recipe(row)
         mined = self._mine(recipe, pairs)
         return TrainStep(
-            self._collection,
-            self._split,
-            self._index,
-            pairs,
-            mined,
-            self._teach(recipe, pairs, mined),
-            recipe,
-            self._models,
-            self._config.evaluate.measures[0],
-            self._config.evaluate.relevance_level,
-            self._config.augment.queries_per_document,
-            self._config.seed,
+            collection=self._collection,
+            split=self._split,
+            bm25_index=self._index,
+            pairs=pairs,
+            mine=mined,
+            teach=self._teach(recipe, pairs, mined),
+            recipe=recipe,
+            models=self._models,
+            measure=self._config.evaluate.measures[0],
+            relevance_level=self._config.evaluate.relevance_level,
+            weak_per_document=self._config.augment.queries_per_document,
+            seed=self._config.seed,
         )
 
     def _mine(self, recipe: TrainConfig, pairs: PairsStep) -> MineStep | None:
         if recipe.negatives == "none":
             return None
-        vectors = None
+        encoded = None
         if recipe.negatives == "dense":
             searches = retriever_spec(recipe).zero_shot and not retriever_spec(recipe).is_reranker
-            vectors = self.encode(recipe.retriever if searches else _MINER, None)
+            encoded = self.encode(recipe.retriever if searches else _MINER, None)
         return MineStep(
-            self._collection,
-            self._split,
-            self._index if recipe.negatives == "bm25" else None,
-            pairs,
-            recipe,
-            vectors,
-            self._config.seed,
+            collection=self._collection,
+            split=self._split,
+            bm25_index=self._index if recipe.negatives == "bm25" else None,
+            pairs=pairs,
+            recipe=recipe,
+            encode=encoded,
+            miner=None if encoded is None else encoded.recipe,
+            seed=self._config.seed,
         )
 
     def _teach(
@@ -173,17 +176,17 @@ class RetrieverChain:
         if recipe.in_batch_teacher == "none" or recipe.in_batch_weight == 0:
             late = None
         return TeachStep(
-            self._collection,
-            pairs,
-            mined,
-            self.train(_CROSS_TEACHER, pairs) if recipe.teacher == "own" else None,
-            self._recipe(_CROSS_TEACHER),
-            self.train(_LATE_TEACHER, pairs)
+            collection=self._collection,
+            pairs=pairs,
+            mine=mined,
+            cross=self.train(_CROSS_TEACHER, pairs) if recipe.teacher == "own" else None,
+            cross_recipe=self._recipe(_CROSS_TEACHER),
+            late=self.train(_LATE_TEACHER, pairs)
             if late is not None and recipe.in_batch_teacher == "own"
             else None,
-            late,
-            recipe,
-            self._models,
+            late_recipe=late,
+            student=recipe,
+            models=self._models,
         )
 
     def _search(self, row: str, sets: TrainingSets | None) -> SearchStep:
@@ -191,33 +194,36 @@ class RetrieverChain:
         candidates = None
         if RETRIEVERS[row].family == "late_interaction" and settings.late_candidates == "bm25":
             candidates = self.bm25(settings.late_candidate_depth)
+        encoded = self.encode(row, sets)
         return SearchStep(
-            self._collection,
-            self._split,
-            self.encode(row, sets),
-            candidates,
-            self._config.evaluate.top_k,
+            collection=self._collection,
+            split=self._split,
+            encode=encoded,
+            train=encoded.train,
+            recipe=encoded.recipe,
+            candidates=candidates,
+            top_k=self._config.evaluate.top_k,
         )
 
     def _rerank(self, row: str, sets: TrainingSets | None) -> RerankStep:
         spec: RetrieverSpec = RETRIEVERS[row]
         trained_row = spec.reranks or row
         return RerankStep(
-            self._collection,
-            self._split,
-            self.bm25(self._config.search.rerank_depth),
-            None if sets is None else self.trained(trained_row, sets),
-            None if spec.reranks is None else self.encode(trained_row, sets),
-            self._recipe(row),
-            row,
-            self._config.evaluate.top_k,
+            collection=self._collection,
+            split=self._split,
+            candidates=self.bm25(self._config.search.rerank_depth),
+            train=None if sets is None else self.trained(trained_row, sets),
+            encode=None if spec.reranks is None else self.encode(trained_row, sets),
+            recipe=self._recipe(row),
+            retriever=row,
+            top_k=self._config.evaluate.top_k,
         )
 
     def _fuse(self, parts: tuple[str, ...], sets: TrainingSets | None) -> FuseStep:
         return FuseStep(
-            self.run(parts[0], sets),
-            self.run(parts[1], sets),
-            parts,
-            self._config.search,
-            self._config.evaluate.top_k,
+            first=self.run(parts[0], sets),
+            second=self.run(parts[1], sets),
+            parts=parts,
+            search=self._config.search,
+            top_k=self._config.evaluate.top_k,
         )

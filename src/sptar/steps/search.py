@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from sptar.config import TrainConfig
 from sptar.steps.base import Context, Output, Step
-from sptar.steps.bm25 import Bm25SearchStep
-from sptar.steps.collection import CollectionStep
-from sptar.steps.encode import EncodeStep, encoder_of, vector_files
-from sptar.steps.resources import open_collection, open_split, queries_of
-from sptar.steps.split import SplitStep
+from sptar.steps.resources import (
+    encoder_of,
+    open_collection,
+    open_split,
+    queries_of,
+    vector_files,
+)
 from sptar.trec import read_run, write_run
 from sptar.types import Corpus, Query, Run
 from sptar.workspace import Artefact
@@ -39,7 +42,7 @@ def found_by(
     return cast("Reranker", searcher).rerank(queries, candidates, corpus, top_k)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SearchStep(Step):
     """Answers the test queries with a retriever, exactly.
 
@@ -49,10 +52,12 @@ class SearchStep(Step):
 
     name: ClassVar[str] = "search"
     version: ClassVar[int] = 2
-    collection: CollectionStep
-    split: SplitStep
-    vectors: EncodeStep
-    candidates: Bm25SearchStep | None
+    collection: Step
+    split: Step
+    encode: Step
+    train: Step | None
+    candidates: Step | None
+    recipe: TrainConfig
     top_k: int
 
     @property
@@ -60,25 +65,11 @@ class SearchStep(Step):
         """Depth of the run."""
         return {"top_k": self.top_k}
 
-    @property
-    def inputs(self) -> Mapping[str, Step]:
-        """Collection, split, vectors, the retriever for the queries, candidates if any."""
-        inputs: dict[str, Step] = {
-            "collection": self.collection,
-            "split": self.split,
-            "encode": self.vectors,
-        }
-        if self.vectors.trained is not None:
-            inputs["train"] = self.vectors.trained
-        if self.candidates is not None:
-            inputs["candidates"] = self.candidates
-        return inputs
-
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Search and write the TREC run."""
         collection = open_collection(inputs, context)
         queries = queries_of(collection, open_split(inputs, context).test)
-        recipe = self.vectors.recipe
+        recipe = self.recipe
         encoder = encoder_of(recipe, inputs.get("train"), context.progress)
         candidates = None
         if "candidates" in inputs:

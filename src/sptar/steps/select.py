@@ -18,11 +18,9 @@ from sptar.config import (
 from sptar.errors import DataError
 from sptar.io import read_sealed, write_sealed
 from sptar.steps.base import Context, Output, Step
-from sptar.steps.collection import CollectionStep
 from sptar.steps.prompts import prompt_template
 from sptar.steps.resources import labelled_pairs, open_collection, open_split
-from sptar.steps.split import SplitStep
-from sptar.steps.tune import TuneStep, prompted_model
+from sptar.steps.tune import prompted_model
 from sptar.types import Pair, QueryLoss, QueryScorer
 from sptar.workspace import Artefact
 
@@ -44,15 +42,15 @@ class _NoScorer:
         raise AssertionError("a drawn group is not scored")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SelectStep(Step):
     """Scores candidate groups by the loss on S_eval, or just draws one (``choice: first``)."""
 
     name: ClassVar[str] = "select"
     version: ClassVar[int] = 2
-    collection: CollectionStep
-    split: SplitStep
-    tuned: TuneStep | None
+    collection: Step
+    split: Step
+    tune: Step | None
     llm: LanguageModelConfig
     llm_identity: str
     prompt: PromptConfig
@@ -80,14 +78,6 @@ class SelectStep(Step):
                 "max_new_tokens": self.max_new_tokens,
             }
         return settings
-
-    @property
-    def inputs(self) -> Mapping[str, Step]:
-        """Collection, split and, when candidates are scored, the soft prompt."""
-        inputs: dict[str, Step] = {"collection": self.collection, "split": self.split}
-        if self.tuned is not None and self.select.choice != "first":
-            inputs["tune"] = self.tuned
-        return inputs
 
     @property
     def outside(self) -> Sequence[str]:

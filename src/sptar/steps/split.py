@@ -8,20 +8,19 @@ from typing import Any, ClassVar
 
 from sptar.config import SplitConfig, result_settings
 from sptar.steps.base import Context, Output, Step
-from sptar.steps.collection import CollectionStep
 from sptar.steps.resources import labelled_pairs, open_collection
 from sptar.workspace import Artefact
 
 __all__ = ["SplitStep"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SplitStep(Step):
     """Deals the labels out by seed."""
 
     name: ClassVar[str] = "split"
     version: ClassVar[int] = 2
-    collection: CollectionStep
+    collection: Step
     split: SplitConfig
     seed: int
 
@@ -29,11 +28,6 @@ class SplitStep(Step):
     def settings(self) -> dict[str, Any]:
         """Sizes, sources of the roles, and the seed."""
         return {**result_settings(self.split, leave_out=["seed"]), "seed": self.seed}
-
-    @property
-    def inputs(self) -> Mapping[str, Step]:
-        """The collection."""
-        return {"collection": self.collection}
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Split, save, and count the labels of each role."""

@@ -8,38 +8,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from sptar.blocks import Block, Blocks
 from sptar.config import TrainConfig
 from sptar.executors.local import Worker
 from sptar.steps.base import Context, Output, Step
-from sptar.steps.collection import CollectionStep
-from sptar.steps.mine import MineStep
-from sptar.steps.pairs import PairsStep
 from sptar.steps.recipes import ModelIdentities, models_of, reading_settings
 from sptar.steps.resources import (
+    IN_BATCH_TEACHER,
+    TEACHER_SCORES,
     count_pairs,
     mined_documents,
     release_language_model,
     training_pairs,
 )
-from sptar.steps.train import TrainStep
 from sptar.steps.workers import run_blocks
 from sptar.workspace import Artefact
 
 if TYPE_CHECKING:
-    from sptar.retrieval.retriever import InBatchTeacher
+    pass
 
 __all__ = ["TeachStep"]
 
 _BLOCK = 512
 """Pairs in one block: what a killed run loses at most."""
-_SCORES = "scores.npy"
-_LATE = "in_batch"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TeachStep(Step):
     """Scores of a cross-encoder, and token vectors of a late-interaction model.
 
@@ -48,12 +43,12 @@ class TeachStep(Step):
     """
 
     name: ClassVar[str] = "teach"
-    collection: CollectionStep
-    pairs: PairsStep
-    mined: MineStep
-    cross: TrainStep | None
+    collection: Step
+    pairs: Step
+    mine: Step
+    cross: Step | None
     cross_recipe: TrainConfig
-    late: TrainStep | None
+    late: Step | None
     late_recipe: TrainConfig | None
     student: TrainConfig
     models: ModelIdentities
@@ -72,20 +67,6 @@ class TeachStep(Step):
         return [self.models.of(name), reading_settings(recipe)]
 
     @property
-    def inputs(self) -> Mapping[str, Step]:
-        """Collection, pairs, negatives, and the teachers that this run trains."""
-        inputs: dict[str, Step] = {
-            "collection": self.collection,
-            "pairs": self.pairs,
-            "mine": self.mined,
-        }
-        if self.cross is not None:
-            inputs["cross"] = self.cross
-        if self.late is not None:
-            inputs["late"] = self.late
-        return inputs
-
-    @property
     def outside(self) -> Sequence[str]:
         """Teachers from elsewhere."""
         return models_of(self.student)
@@ -101,7 +82,7 @@ class TeachStep(Step):
             self, blocks.missing(), output, inputs, context, "Asking the cross-encoder", "pairs"
         )
         parts = [np.load(path, allow_pickle=False) for path in blocks.paths()]
-        save_pair_scores(output.path(_SCORES), np.concatenate(parts))
+        save_pair_scores(output.path(TEACHER_SCORES), np.concatenate(parts))
         if self.late_recipe is not None:
             self._late(output, inputs, context)
         return {"pairs": pairs, "in_batch": self.late_recipe is not None}
@@ -134,17 +115,11 @@ class TeachStep(Step):
         name, recipe = _teacher("late", inputs, self.student.in_batch_teacher, self.late_recipe)
         encoder = load_late_encoder(name, recipe, progress=context.progress)
         LateTeacher.build(
-            encoder, training_pairs(inputs, context), output.path(_LATE), context.progress
+            encoder,
+            training_pairs(inputs, context),
+            output.path(IN_BATCH_TEACHER),
+            context.progress,
         )
-
-    def supervision(self, made: Artefact) -> tuple[npt.NDArray[np.float32], InBatchTeacher | None]:
-        """The scores ``[pairs, 1 + n]`` and the in-batch teacher that lie in the artefact."""
-        from sptar.retrieval.teachers import LateTeacher, load_pair_scores
-
-        pairs = int(made.manifest.summary["pairs"])
-        scores = load_pair_scores(made.path(_SCORES), pairs, self.student.negatives_per_pair)
-        late = None if self.late_recipe is None else LateTeacher.load(made.path(_LATE))
-        return scores, late
 
 
 def _blocks(output: Output, pairs: int) -> Blocks:

@@ -12,9 +12,6 @@ from sptar.config import TrainConfig
 from sptar.io import write_json
 from sptar.retrieval.specs import retriever_spec
 from sptar.steps.base import Context, Output, Step
-from sptar.steps.bm25 import Bm25IndexStep
-from sptar.steps.collection import CollectionStep
-from sptar.steps.pairs import PairsStep
 from sptar.steps.recipes import (
     ModelIdentities,
     models_of,
@@ -28,9 +25,9 @@ from sptar.steps.resources import (
     open_split,
     queries_of,
     release_language_model,
+    teacher_scores,
     training_pairs,
 )
-from sptar.steps.split import SplitStep
 from sptar.steps.train_job import TrainingJob
 from sptar.steps.train_worker import train
 from sptar.types import Query, Run
@@ -39,8 +36,6 @@ from sptar.workspace import Artefact
 if TYPE_CHECKING:
     from sptar.retrieval.reduced_corpus import DevSet
     from sptar.retrieval.training import TrainingData, TrainingResult
-    from sptar.steps.mine import MineStep
-    from sptar.steps.teach import TeachStep
 
 __all__ = ["ChooseStep", "TrainStep"]
 
@@ -48,7 +43,7 @@ DEV_CANDIDATES = 100
 """Documents that a reranker orders for each dev query, every epoch."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainStep(Step):
     """Trains a retriever; the checkpoint is chosen on the dev role, never on test.
 
@@ -59,12 +54,12 @@ class TrainStep(Step):
 
     name: ClassVar[str] = "train"
     version: ClassVar[int] = 2
-    collection: CollectionStep
-    split: SplitStep
-    index: Bm25IndexStep
-    pairs: PairsStep
-    mined: MineStep | None
-    taught: TeachStep | None
+    collection: Step
+    split: Step
+    bm25_index: Step
+    pairs: Step
+    mine: Step | None
+    teach: Step | None
     recipe: TrainConfig
     models: ModelIdentities
     measure: str
@@ -84,21 +79,6 @@ class TrainStep(Step):
             "relevance_level": self.relevance_level,
             "seed": self.seed,
         }
-
-    @property
-    def inputs(self) -> Mapping[str, Step]:
-        """Collection, split, BM25 index (for the dev corpus), pairs, hard negatives, teachers."""
-        inputs: dict[str, Step] = {
-            "collection": self.collection,
-            "split": self.split,
-            "bm25_index": self.index,
-            "pairs": self.pairs,
-        }
-        if self.mined is not None:
-            inputs["mine"] = self.mined
-        if self.taught is not None:
-            inputs["teach"] = self.taught
-        return inputs
 
     @property
     def outside(self) -> Sequence[str]:
@@ -160,9 +140,9 @@ class TrainStep(Step):
         from sptar.retrieval.training import TrainingData
 
         data = TrainingData(training_pairs(inputs, context), mined_documents(inputs, context))
-        if self.taught is None:
+        if self.teach is None:
             return data
-        scores, in_batch = self.taught.supervision(inputs["teach"])
+        scores, in_batch = teacher_scores(inputs["teach"], self.recipe.negatives_per_pair)
         return replace(data, teacher_scores=scores, in_batch_teacher=in_batch)
 
     def dev_set(self, inputs: Mapping[str, Artefact], context: Context) -> DevSet:
@@ -210,7 +190,7 @@ def kept_start(measure: str, result: TrainingResult) -> str:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ChooseStep(Step):
     """Of retrievers trained with several cut-offs k, keeps the one that is best on dev.
 
@@ -218,23 +198,17 @@ class ChooseStep(Step):
     """
 
     name: ClassVar[str] = "choose"
-    candidates: tuple[tuple[int, TrainStep], ...]
+    train: tuple[tuple[int, Step], ...]
 
     @property
     def settings(self) -> dict[str, Any]:
         """The cut-offs, in order."""
-        return {"k": [k for k, _ in self.candidates]}
-
-    @property
-    def inputs(self) -> Mapping[str, Step]:
-        """The trained candidates."""
-        return {f"train_{k}": step for k, step in self.candidates}
+        return {"k": [k for k, _ in self.train]}
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Compare dev scores and copy the winner."""
         scores = {
-            k: float(inputs[f"train_{k}"].manifest.summary["best_dev_score"])
-            for k, _ in self.candidates
+            k: float(inputs[f"train_{k}"].manifest.summary["best_dev_score"]) for k, _ in self.train
         }
         best = min(scores, key=lambda k: (-scores[k], k))
         winner = inputs[f"train_{best}"]

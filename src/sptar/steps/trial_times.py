@@ -117,7 +117,7 @@ def selecting_seconds(step: SelectStep, inputs: Mapping[str, Artefact], context:
     train = labelled_pairs(collection, split.train, bound, seed)
     evaluation = labelled_pairs(collection, split.evaluation, bound, seed)
     model = language_model(step.llm, context)
-    soft_prompt = None if step.tuned is None else _start_prompt(step.tuned, model)
+    soft_prompt = _start_prompt(step.tune, model) if isinstance(step.tune, TuneStep) else None
     template = prompt_template(
         model,
         step.prompt,
@@ -160,7 +160,7 @@ def times_of_retrievers(
     for step in steps:
         if not isinstance(step, TrainStep | EncodeStep | RerankStep):
             continue
-        if isinstance(step, RerankStep) and step.vectors is not None:
+        if isinstance(step, RerankStep) and step.encode is not None:
             continue
         recipe = step.recipe
         key = recipe.model_dump_json()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sptar.config import LanguageModelConfig, PromptConfig, TuneConfig, result_settings
 from sptar.io import write_json
 from sptar.steps.base import Context, Output, Step
-from sptar.steps.collection import CollectionStep
 from sptar.steps.prompts import prompt_template
 from sptar.steps.resources import (
     labelled_pairs,
@@ -18,7 +17,6 @@ from sptar.steps.resources import (
     open_split,
     release_language_model,
 )
-from sptar.steps.split import SplitStep
 from sptar.workspace import Artefact
 
 if TYPE_CHECKING:
@@ -28,14 +26,14 @@ if TYPE_CHECKING:
 __all__ = ["TuneStep", "prompted_model"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TuneStep(Step):
     """Tunes, or imports a finished adapter when ``tune.adapter`` names one."""
 
     name: ClassVar[str] = "tune"
     version: ClassVar[int] = 2
-    collection: CollectionStep
-    split: SplitStep
+    collection: Step
+    split: Step
     llm: LanguageModelConfig
     llm_identity: str
     prompt: PromptConfig
@@ -56,11 +54,6 @@ class TuneStep(Step):
             "max_new_tokens": self.max_new_tokens,
             "seed": self.seed,
         }
-
-    @property
-    def inputs(self) -> Mapping[str, Step]:
-        """Collection and split."""
-        return {"collection": self.collection, "split": self.split}
 
     @property
     def outside(self) -> Sequence[str]:

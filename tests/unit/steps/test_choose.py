@@ -49,7 +49,7 @@ def test_the_best_cut_off_is_kept_and_on_a_tie_the_smallest(
     inputs = {f"train_{k}": trained(workspace, k, scores[k]) for k, _ in order}
     output = Output(tmp_path / "out")
     output.folder.mkdir()
-    summary = ChooseStep(tuple(order)).build(output, inputs, Context(workspace))
+    summary = ChooseStep(train=tuple(order)).build(output, inputs, Context(workspace))
     assert summary["k"] == chosen
     assert (output.path("model") / "k.txt").read_text() == str(chosen)
     assert json.loads(output.path("choice.json").read_text())["k"] == chosen

@@ -26,8 +26,10 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Context, SplitStep,
     source = str(resources.files("sptar.starter") / "toy_collection")
     data = DataConfig(source=source)
     context = Context(Workspace(tmp_path_factory.mktemp("work")))
-    collection = CollectionStep(data, source_identity(data, HashCache()))
-    split = SplitStep(collection, SplitConfig(train_queries=6, eval_queries=5), 7)
+    collection = CollectionStep(data=data, identity=source_identity(data, HashCache()))
+    split = SplitStep(
+        collection=collection, split=SplitConfig(train_queries=6, eval_queries=5), seed=7
+    )
     inputs = {step.name: make(step, context).artefact for step in (collection, split)}
     from sptar.steps.resources import open_collection, open_split
 
@@ -38,7 +40,12 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Context, SplitStep,
 def imported(steps: tuple[Context, SplitStep, str], file: Path, rows: list[str]) -> list[Any]:
     context, split, doc_id = steps
     file.write_text("".join(row.replace("DOC", doc_id) + "\n" for row in rows))
-    step = ImportWeakStep(split.collection, split, str(file), HashCache().content(file))
+    step = ImportWeakStep(
+        collection=split.collection,
+        split=split,
+        file=str(file),
+        file_hash=HashCache().content(file),
+    )
     made = make(step, context).artefact
     return [row for _, row in read_jsonl(made.path("weak_queries.jsonl"))]
 
