@@ -309,7 +309,7 @@ def main() -> None:
 
     from sptar.cli.output import TerminalProgress
     from sptar.config import parse_config
-    from sptar.graph import build_graph
+    from sptar.graph.methods import build_graph
     from sptar.steps.base import Context
     from sptar.workspace import Workspace
 

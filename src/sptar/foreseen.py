@@ -135,7 +135,7 @@ def try_starts(steps: Iterable[Step], context: Context) -> None:
         if context.workspace.find(step.name, step.fingerprint) is not None:
             continue
         if isinstance(step, EncodeStep | TrainStep):
-            if isinstance(step, TrainStep) or step.trained is None:
+            if isinstance(step, TrainStep) or step.train is None:
                 attempt(None, step.recipe)
         elif isinstance(step, TeachStep):
             if step.cross is None:

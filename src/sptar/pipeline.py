@@ -15,11 +15,12 @@ from sptar.config import RunConfig, differences, dump_config, parse_config, show
 from sptar.data.unlabelled import refuse_none
 from sptar.errors import ConfigError, WorkspaceError
 from sptar.foreseen import refuse_settings, try_starts
-from sptar.graph import RunGraph, build_graph
+from sptar.graph.methods import build_graph
+from sptar.graph.order import title_of, users_of
+from sptar.graph.runs import RunGraph
 from sptar.io import atomic_write_text, read_json, write_json
 from sptar.run_folders import RECORD, RunFolder
 from sptar.steps.base import Context, Made, Step, make
-from sptar.steps.walk import title_of, users_of
 from sptar.workspace import Artefact, Workspace
 
 __all__ = ["RunRecord", "StepRecord", "load_record", "refusal", "run", "unfinished_record"]

@@ -11,7 +11,8 @@ from typing import Any
 from sptar.config import RunConfig
 from sptar.data.unlabelled import refuse_none
 from sptar.foreseen import refuse_settings, try_starts
-from sptar.graph import RunGraph, build_graph
+from sptar.graph.methods import build_graph
+from sptar.graph.runs import RunGraph
 from sptar.pipeline import refusal
 from sptar.steps.augment import AugmentStep
 from sptar.steps.base import Context, Step, make

@@ -18,7 +18,8 @@ from sptar.blocks import Block
 from sptar.cli.app import run_application
 from sptar.config import load_config
 from sptar.executors.local import LocalExecutor, WorkerFactory
-from sptar.graph import RunGraph, build_graph
+from sptar.graph.methods import build_graph
+from sptar.graph.runs import RunGraph
 from sptar.io import read_jsonl
 from sptar.pipeline import load_record
 from sptar.steps.base import Context, make

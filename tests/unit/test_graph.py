@@ -15,11 +15,12 @@ import pytest
 
 from sptar.config import RunConfig, TrainConfig, parse_config
 from sptar.errors import ConfigError
-from sptar.graph import STEP_ORDER, MethodGraph, RunGraph, build_graph
+from sptar.graph.methods import build_graph
+from sptar.graph.order import STEP_ORDER, title_of, users_of
+from sptar.graph.runs import MethodGraph, RunGraph
 from sptar.retrieval.specs import RETRIEVERS, recipe
 from sptar.steps.base import Step
 from sptar.steps.recipes import reading_settings, training_settings
-from sptar.steps.walk import title_of, users_of
 from sptar.workspace import Workspace
 
 TOY = str(resources.files("sptar.starter") / "toy_collection")

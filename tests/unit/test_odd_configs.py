@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from sptar.config import FilterConfig, RunConfig, load_config, parse_config
 from sptar.errors import ConfigError, SptarError
-from sptar.graph import build_graph
+from sptar.graph.methods import build_graph
 from sptar.plain_yaml import read_plain_yaml
 from sptar.workspace import Workspace
 

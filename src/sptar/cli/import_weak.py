@@ -36,7 +36,7 @@ def import_weak(
     )
     if method not in settings.methods:
         settings = settings.model_copy(update={"methods": [*settings.methods, method]})
-    from sptar.graph import build_graph
+    from sptar.graph.methods import build_graph
     from sptar.steps.base import Context, make
     from sptar.workspace import Workspace
 

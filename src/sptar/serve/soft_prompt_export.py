@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sptar.config import RunConfig
 from sptar.errors import ConfigError, WorkspaceError
-from sptar.graph import build_graph
+from sptar.graph.methods import build_graph
 from sptar.steps.augment import AugmentStep
 from sptar.steps.base import Context
 from sptar.workspace import Artefact

@@ -1,4 +1,4 @@
-"""Walks over steps and what they stand on."""
+"""The order in which a run takes its steps, and walks over what they stand on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,35 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sptar.steps.base import Step
 
-__all__ = ["everything_below", "in_order", "nearest", "title_of", "users_of"]
+__all__ = ["STEP_ORDER", "everything_below", "in_order", "nearest", "title_of", "users_of"]
+
+STEP_ORDER = (
+    "collection",
+    "split",
+    "bm25_index",
+    "import_weak",
+    "tune",
+    "select",
+    "augment",
+    "rank",
+    "filter",
+    "pairs",
+    "mine",
+    "teach",
+    "train",
+    "choose",
+    "encode",
+    "bm25_search",
+    "search",
+    "rerank",
+    "fuse",
+    "evaluate",
+    "compare",
+)
+"""Every step's name, in the order in which a run takes them as far as their inputs allow: rank by
+rank rather than method by method, so that the language model is loaded once, does all its work, and
+is gone before the first retriever trains. What is read from outside comes first: its faults must
+not come up after hours of writing."""
 
 _Key = tuple[str, str]
 _SHOWN = 3
