@@ -5,16 +5,14 @@ Numbers are kept bit for bit, so a tuning that was killed ends with the same res
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from sptar.errors import WorkspaceError
-from sptar.io import atomic_path, to_json
+from sptar.errors import DataError, WorkspaceError
+from sptar.tensors.checkpoints import read_checkpoint, write_checkpoint
 
 __all__ = ["EpochRecord", "TuningState", "read_state", "write_state"]
 
@@ -64,8 +62,6 @@ def write_state(
     optimizer: torch.optim.Optimizer,
 ) -> None:
     """Save state, parameters and the optimizer's moments."""
-    from safetensors.torch import save_file
-
     tensors: dict[str, torch.Tensor] = {}
     for name, parameter in parameters.items():
         tensors[f"now/{name}"] = parameter.detach().cpu()
@@ -82,8 +78,7 @@ def write_state(
         "history": [asdict(entry) for entry in state.history],
     }
     copies = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(folder / _FILE) as temporary:
-        save_file(copies, temporary, metadata={"state": to_json(record)})
+    write_checkpoint(folder / _FILE, copies, record)
 
 
 def read_state(
@@ -98,18 +93,14 @@ def read_state(
         WorkspaceError: the checkpoint is damaged, or belongs to a tuning with other settings,
             data or model.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = folder / _FILE
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as stored:
-            record: dict[str, Any] = json.loads(stored.metadata()["state"])
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        tensors, record = read_checkpoint(path)
+    except DataError:
         raise WorkspaceError(
-            f"The checkpoint {path} is damaged: {error}.", hint="Delete it to start again."
+            f"The checkpoint {path} is damaged.", hint="Delete it to start again."
         ) from None
     if record.get("identity") != identity:
         raise WorkspaceError(

@@ -6,16 +6,14 @@ a file of their own, written before the state that names it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 
-from sptar.io import atomic_path
+from sptar.errors import DataError
+from sptar.tensors.checkpoints import read_checkpoint, write_checkpoint
 
 __all__ = ["EpochRecord", "SavedProgress", "TrainingState"]
 
@@ -82,12 +80,11 @@ class TrainingState:
             name: parameter.detach().cpu().contiguous()
             for name, parameter in self._parameters(model).items()
         }
-        with atomic_path(self._weights_file(epoch)) as temporary:
-            save_file(tensors, temporary)
+        write_checkpoint(self._weights_file(epoch), tensors, {})
 
     def load_weights(self, model: torch.nn.Module, epoch: int) -> None:
         """Put the kept weights of an epoch into the model."""
-        self._copy(load_file(self._weights_file(epoch)), model)
+        self._copy(read_checkpoint(self._weights_file(epoch))[0], model)
 
     def _copy(self, tensors: Mapping[str, torch.Tensor], model: torch.nn.Module) -> None:
         with torch.no_grad():
@@ -105,9 +102,8 @@ class TrainingState:
             for moment in _MOMENTS:
                 if moment in remembered:
                     tensors[f"{moment}.{name}"] = remembered[moment].detach().cpu().contiguous()
-        metadata = {"key": self._key, "progress": json.dumps(asdict(progress))}
-        with atomic_path(self._state_file) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
+        record = {"key": self._key, "progress": asdict(progress)}
+        write_checkpoint(self._state_file, tensors, record)
         for file in self._folder.glob("weights-epoch-*.safetensors"):
             if file != self._weights_file(progress.best_epoch):
                 file.unlink()
@@ -117,21 +113,18 @@ class TrainingState:
     ) -> SavedProgress | None:
         """Restore model and optimiser; ``None`` (and nothing touched) without a usable state."""
         try:
-            with safe_open(self._state_file, framework="pt") as stored:
-                metadata = stored.metadata() or {}
-                if metadata.get("key") != self._key:
-                    return None
-                tensors = {name: stored.get_tensor(name) for name in list(stored.keys())}
-        except (FileNotFoundError, SafetensorError):
+            tensors, record = read_checkpoint(self._state_file)
+            if record.get("key") != self._key:
+                return None
+            saved = record["progress"]
+            read_checkpoint(self._weights_file(saved["best_epoch"]))  # whole too
+        except DataError:
             return None
-        saved = json.loads(metadata["progress"])
         progress = SavedProgress(
             history=tuple(EpochRecord(**record) for record in saved["history"]),
             best_epoch=saved["best_epoch"],
             start_dev_score=saved["start_dev_score"],
         )
-        if not self._weights_file(progress.best_epoch).is_file():
-            return None
         weights = {
             name.removeprefix("weights."): tensor
             for name, tensor in tensors.items()
