@@ -69,8 +69,8 @@ def runtime(default: Any, description: str, **limits: Any) -> Any:
 
 
 AUTO_FORMAT = (
-    "`auto` takes bfloat16 where this machine is clearly faster with it (1.5 times, tried for a "
-    "tenth of a second) and float32 elsewhere; a work folder keeps what it has begun with"
+    "`auto` takes bfloat16 where this machine is clearly faster with it (1.5 times, tried for "
+    "some tenths of a second) and float32 elsewhere; a work folder keeps what it has begun with"
 )
 
 

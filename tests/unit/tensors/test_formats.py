@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
-from sptar.tensors import formats
+from sptar.tensors import formats, products
 
 CPU = torch.device("cpu")
 
@@ -48,17 +50,33 @@ def test_bfloat16_is_taken_where_it_is_clearly_faster(
     assert found["bfloat16_times_as_fast"] == round(float32 / bfloat16, 2)
 
 
-def test_both_are_timed_by_turns_and_a_hopeless_one_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_are_timed_by_turns_and_a_hopeless_one_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     times = Times(1.0, 0.5)
     monkeypatch.setattr(formats, "_SECONDS", 0.01)
     monkeypatch.setattr(formats, "_round", times)
     formats.try_formats("training", CPU)
-    assert len(times.rounds) > 2
+    assert len(times.rounds) >= 2 * formats._ROUNDS
     assert times.rounds == ["float32", "bfloat16"] * (len(times.rounds) // 2)
     times = Times(1.0, 100.0)
     monkeypatch.setattr(formats, "_round", times)
     assert formats.try_formats("training", CPU)["format"] == "float32"
-    assert times.rounds == ["float32", "bfloat16"]
+    assert times.rounds == ["float32", "bfloat16"] * 2
+
+
+def test_time_given_to_other_processes_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = torch.nn.functional.linear
+
+    def waiting(*given: Any) -> torch.Tensor:
+        time.sleep(0.02)
+        return real(*given)
+
+    monkeypatch.setattr(formats, "PackedLayers", lambda model, dtype: products.PackedLayers(empty))
+    empty = torch.nn.Identity()
+    monkeypatch.setattr(torch.nn.functional, "linear", waiting)
+    begin = time.perf_counter()
+    took = formats._round("language_model", "float32")()
+    assert time.perf_counter() - begin > 0.08  # four products
+    assert took < 0.07
 
 
 @pytest.mark.parametrize("work", ["language_model", "training", "encoding"])
