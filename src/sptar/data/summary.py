@@ -205,6 +205,8 @@ class CollectionReport:
         why = (
             f"data.shared_ids: {'separate' if self.separate_ids else 'same'}"
             if self.ids_decided
+            else "1 such document is judged relevant"
+            if self.self_positives == 1
             else f"{self.self_positives:,} such documents are judged relevant"
             if self.separate_ids
             else "none is judged relevant"

@@ -99,6 +99,14 @@ def test_one_decision(
         assert (scores.counts.self_hits, scores.counts.self_judgements) == (0, 0)
 
 
+def test_one_judgement_is_enough(tmp_path: Path) -> None:
+    qrels = {**OTHERS, "train": [*OTHERS["train"], ("1", "1", 1)]}
+    collection, report = read(tmp_path, folder(tmp_path, qrels))
+    assert collection.separate_ids
+    said = dict(report.to_rows())["the document with a query's id"]
+    assert said.endswith("(1 such document is judged relevant)")
+
+
 def test_a_setting_that_takes_the_only_labels_away_says_so(tmp_path: Path) -> None:
     collection, _ = read(tmp_path, folder(tmp_path, OWN), shared_ids="same")
     with pytest.raises(ConfigError, match="no query with a document of grade 1"):
