@@ -21,6 +21,8 @@ from sptar.graph.runs import RunGraph
 from sptar.io import atomic_write_text, read_json, write_json
 from sptar.run_folders import RECORD, RunFolder
 from sptar.steps.base import Context, Made, Step, make
+from sptar.steps.languages import language_hint
+from sptar.steps.resources import open_collection
 from sptar.workspace import Artefact, Workspace
 
 __all__ = ["RunRecord", "StepRecord", "load_record", "refusal", "run", "unfinished_record"]
@@ -260,6 +262,15 @@ def _walk(graph: RunGraph, steps: list[Step], context: Context) -> Iterator[tupl
         # As soon as it can be told, and before anything long runs.
         if step.name == graph.split.name and any(below.name in _WRITING for below in steps):
             refuse_none(made.artefact.manifest.summary["documents_to_augment"], graph.config.split)
+            _say_languages(graph, context)
+
+
+def _say_languages(graph: RunGraph, context: Context) -> None:
+    """Before a language model writes for hours in a language that is not the documents'."""
+    found = {"collection": graph.collection.artefact(context.workspace)}
+    hint = language_hint(open_collection(found, context), dump_config(graph.config))
+    if hint is not None:
+        context.progress.message(f"Look: {hint}")
 
 
 def _save_record(folder: Path, record: RunRecord) -> None:

@@ -15,7 +15,7 @@ from sptar.config import DataConfig
 from sptar.data.collection import Collection
 from sptar.data.sources import convert
 from sptar.evaluation.evaluate import Scores
-from sptar.report.nothing_kept import language_hint
+from sptar.steps.languages import language_hint
 from sptar.trec import read_run
 
 WORDS = ["bread", "nails", "books", "shoes", "soap", "paint", "lamps", "plants", "coffee", "bikes"]
@@ -247,6 +247,8 @@ def test_a_method_without_a_kept_query_is_said_first(
     assert first in " ".join(told.out.split())
     assert "no detectable difference" not in told.out
     assert "A retriever trained with them sees the labels alone." in told.err
+    # And before anything is written: the documents' language.
+    assert told.err.index("the documents look German") < told.err.index("bm25_index")
     assert run_application(["report", "german", "--work", str(work), "--json"]) == 0
     verdict = json.loads(capsys.readouterr().out)["verdict"]
     assert verdict[0].startswith(first)

@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection as AnyCollection
-from itertools import islice
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from sptar.data.collection import Collection
 from sptar.evaluation.systems import method_title
-from sptar.packaged import folder_of
 from sptar.report.examples import reason_text
 from sptar.report.reader import RunReader
+from sptar.steps.languages import language_hint
 
-__all__ = ["language_hint", "said_of_nothing", "systems_without_weak_pairs"]
-
-_DOCUMENTS = 200
-_CODES = {
-    "da": "danish",
-    "de": "german",
-    "en": "english",
-    "es": "spanish",
-    "fr": "french",
-    "it": "italian",
-    "nl": "dutch",
-    "no": "norwegian",
-    "pt": "portuguese",
-    "ru": "russian",
-    "sv": "swedish",
-    "tr": "turkish",
-}
+__all__ = ["said_of_nothing", "systems_without_weak_pairs"]
 
 
 def systems_without_weak_pairs(reader: RunReader) -> set[str]:
@@ -73,43 +53,4 @@ def said_of_nothing(
             "alone: this run says nothing about what its weak queries are worth."
         )
     hint = language_hint(collection, config) if lines else None
-    return (*lines, *([hint] if hint is not None else []))
-
-
-def language_hint(collection: Collection, config: dict[str, Any]) -> str | None:
-    """What the language of the documents has to do with it, where that can be told."""
-    from sptar.retrieval.language import likely_language
-
-    found = likely_language(
-        document.full_text for document in islice(collection.corpus, _DOCUMENTS)
-    )
-    if found is None:
-        return None
-    written = _language_of_card(config["llm"]["name"]) if config.get("llm") else None
-    analysed = config["filter"]["language"]
-    reasons = []
-    if written is not None and written != found:
-        reasons.append(f"the language model was made for {written.capitalize()}")
-    elif written is None and config.get("llm") and found != "english":
-        reasons.append("the language model may not write it")
-    if analysed not in (found, "none"):
-        reasons.append(f"BM25 reads them as {analysed.capitalize()} (filter.language)")
-    if not reasons:
-        return None
-    return (
-        f"A likely reason: the documents look {found.capitalize()}, and {' and '.join(reasons)}. "
-        f"Take weak queries in {found.capitalize()} (llm.name) and set filter.language: {found}."
-    )
-
-
-def _language_of_card(name: str) -> str | None:
-    """The one language that a model's card names, where the model lies in a folder."""
-    try:
-        text = (Path(folder_of(name)) / "README.md").read_text(encoding="utf-8")
-        head = yaml.safe_load(text.split("---", 2)[1]) if text.startswith("---") else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, IndexError):
-        return None
-    language = head.get("language") if isinstance(head, dict) else None
-    if isinstance(language, list) and len(language) == 1:
-        language = language[0]
-    return _CODES.get(language) if isinstance(language, str) else None
+    return (*lines, *([f"A likely reason: {hint}"] if hint is not None else []))
