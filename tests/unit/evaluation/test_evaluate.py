@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sptar.errors import DataError
-from sptar.evaluation.evaluate import EvaluationCounts, Scores, evaluate, rank_documents
+from sptar.evaluation.evaluate import (
+    EvaluationCounts,
+    Scores,
+    counted_judgements,
+    evaluate,
+    rank_documents,
+)
 from sptar.evaluation.measures import Measure, parse_measures
 from sptar.trec import read_run, write_run
 from sptar.types import Qrels, Run
@@ -241,3 +247,19 @@ def test_only_the_ranking_matters(seed: int, factor: float) -> None:
     run, qrels = _random_case(seed)
     scaled = {q: {d: value * factor for d, value in found.items()} for q, found in run.items()}
     assert evaluate(scaled, qrels, ALL) == evaluate(run, qrels, ALL)
+
+
+def test_judgements_that_count_by_hand() -> None:
+    """Grades below 0 are 0, the query itself is no document, and a query needs an answer."""
+    qrels = {
+        "q2": {"b": 2, "a": -1},
+        "q1": {"q1": 3, "a": 1},
+        "q3": {"q3": 2, "a": 0},
+    }
+    counted = counted_judgements(qrels)
+    assert counted.judged == {"q1": {"a": 1}, "q2": {"a": 0, "b": 2}}
+    assert list(counted.judged) == ["q1", "q2"]
+    assert counted.self_judgements == 2
+    assert list(counted_judgements(qrels, 2).judged) == ["q2"]
+    apart = counted_judgements(qrels, separate_ids=True)
+    assert (list(apart.judged), apart.self_judgements) == (["q1", "q2", "q3"], 0)
