@@ -98,6 +98,8 @@ def tune_lora(
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # PEFT turns `fan_in_fan_out` on for GPT-2 by itself and says so each time.
         warnings.filterwarnings("ignore", message="fan_in_fan_out")
+        # PEFT uses what transformers has renamed; that is for its authors to know.
+        warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(seed)
         try:
             wrapped = get_peft_model(language_model.model, adapter_config)
@@ -164,8 +166,10 @@ def apply_lora(language_model: LanguageModel, folder: str | Path) -> LanguageMod
         if not (folder / name).is_file():
             raise ModelError(f"{folder} holds no LoRA: there is no {name} in it.")
     try:
-        wrapped = PeftModel.from_pretrained(copy.deepcopy(language_model.model), str(folder))
-        merged = wrapped.merge_and_unload(safe_merge=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            wrapped = PeftModel.from_pretrained(copy.deepcopy(language_model.model), str(folder))
+            merged = wrapped.merge_and_unload(safe_merge=True)
     except Exception as error:
         raise ModelError(
             f"The LoRA in {folder} does not fit {language_model.config.name}: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,14 @@ def test_trainable_parameters_are_counted(tiny_models: dict[str, Path]) -> None:
     # Two layers; each has a 4 x 32 and a 32 x 4 matrix.
     assert result.trainable_parameters == 2 * (4 * 32 + 32 * 4)
     assert sum(tensor.numel() for tensor in result.adapter.tensors.values()) == 512
+
+
+def test_nothing_is_said_of_future_releases(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    model = load(tiny_models["llama"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        folder = tune(model, epochs=1).adapter.save(tmp_path / "lora")
+        apply_lora(model, folder)
 
 
 def test_unknown_modules(tiny_models: dict[str, Path]) -> None:
