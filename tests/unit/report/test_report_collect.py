@@ -223,3 +223,25 @@ def test_labelled_queries_without_a_role_are_told(tmp_path: Path) -> None:
     for count, sentence in ((1, "1 labelled query has no role"), (1649, "1,649 labelled queries")):
         made.finish("split", "split0", {"roles": roles, "provenance": {"left_out": count}})
         assert sentence in written(made)[1]
+
+
+def test_the_number_formats_of_the_artefacts_stand_on_the_page(tmp_path: Path) -> None:
+    made = whole_run(tmp_path, ())
+    made.methods["sptar"]["augment"] = made.artefact(
+        "augment",
+        "rounded",
+        {"documents": 2, "documents_cut": 0},
+        settings={"dtype": "bfloat16"},
+    )
+    made.save()
+    _, page = written(made)
+    rows = {
+        what: page.partition(f"number format, {what}</th><td>")[2].partition("</td>")[0]
+        for what in ("language model", "training", "encoding")
+    }
+    # What a manifest does not name is of the time before there was a choice.
+    assert rows == {
+        "language model": "bfloat16, float32",
+        "training": "float32",
+        "encoding": "float32",
+    }
