@@ -27,7 +27,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,7 +38,7 @@ MARK = "SPTAR_KILL_TEST"
 WATCHED = 5.0
 """Seconds that processes have to end after their parent was killed."""
 KINDS = ("plain", "workers", "torchrun", "ray", "hosted", "late")
-STEP = re.compile(r"\[(\d+)/(\d+)\] (\S+) ")
+STEP = re.compile(r"\[(\d+)/(\d+)\] (\w+)")
 
 
 @dataclass
@@ -50,7 +49,7 @@ class Outcome:
     calm_seconds: float
     kills: int = 0
     runs: int = 0
-    steps: Counter[str] = field(default_factory=Counter)
+    steps: dict[str, int] = field(default_factory=dict)
     """Kills by the step that was being made."""
     files: int = 0
     """Files compared, all runs together."""
@@ -221,8 +220,9 @@ def storm(
                 run.process.wait()
             if run.process.returncode in (-how, 128 + how):
                 outcome.kills += 1
-                outcome.steps[run.step()] += 1
-                print(f"{kind} {outcome.kills}: killed at {run.step()}", flush=True)
+                step = run.step()
+                outcome.steps[step] = outcome.steps.get(step, 0) + 1
+                print(f"{kind} {outcome.kills}: killed at {step}", flush=True)
                 watcher = threading.Thread(target=look_for_left_overs, args=(run.mark, outcome))
                 watcher.start()
                 watchers.append(watcher)
