@@ -81,7 +81,7 @@ def measure_encoding(options: argparse.Namespace) -> dict[str, Any]:
     import torch
     from machine import as_record, spread
 
-    import sptar.retrieval.encoding as encoding
+    import sptar.retrieval.dense.encoder as encoding
     from sptar.config import TrainConfig
     from sptar.tensors.products import PackedLayers
 
@@ -228,7 +228,7 @@ def search_once(method: str, folder: Path, top_k: int, threads: int) -> None:
         _, found = flat.search(queries, top_k)
         done = time.perf_counter()
     else:
-        from sptar.retrieval.index import DenseIndex
+        from sptar.retrieval.dense.index import DenseIndex
         from sptar.types import Query
 
         asked = [Query(f"q{number}", "") for number in range(len(queries))]

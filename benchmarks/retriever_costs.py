@@ -145,9 +145,9 @@ def _pairs_trained(job: Any, epochs: int) -> int:
 
     The batches are named by the seed alone, so they can be made again after the measurement.
     """
-    from sptar.retrieval.loading import load_trainable
-    from sptar.retrieval.training_batches import TrainingBatches
-    from sptar.retrieval.training_texts import TrainingTexts
+    from sptar.training.batches import TrainingBatches
+    from sptar.training.students import load_trainable
+    from sptar.training.texts import TrainingTexts
 
     batches = TrainingBatches(
         TrainingTexts.of(job.data.pairs, job.data.negatives),

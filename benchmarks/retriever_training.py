@@ -30,9 +30,9 @@ from retriever_costs import peak_bytes
 from sptar.config import TrainConfig
 from sptar.packaged import folder_of
 from sptar.retrieval.specs import recipe
-from sptar.retrieval.training import DevSet, TrainingData, train_retriever
-from sptar.retrieval.training_batches import conflict_free
-from sptar.retrieval.training_texts import TrainingTexts
+from sptar.training.batches import conflict_free
+from sptar.training.loop import DevSet, TrainingData, train_retriever
+from sptar.training.texts import TrainingTexts
 from sptar.types import Document, Pair, Query
 
 VARIANTS = ("ours", "trainer")

@@ -27,7 +27,7 @@ LIMITS = {"help": 0.3, "status": 0.3, "language_model": 3.0, "encoder": 3.0}
 MARK = "@loaded"
 LOADERS = {
     "language_model": ("sptar.llm.loading", "load_language_model", "inpars"),
-    "encoder": ("sptar.retrieval.loading", "load_corpus_encoder", "zero_shot"),
+    "encoder": ("sptar.retrieval.families", "load_corpus_encoder", "zero_shot"),
 }
 """What is loaded → the function that loads it, and a method that needs it."""
 WATCHED = """

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from machine import as_record, describe_machine, spread
 
-from sptar.retrieval.bm25 import Bm25Index
+from sptar.retrieval.lexical.bm25 import Bm25Index
 from sptar.types import Document
 
 VOCABULARY = 200_000

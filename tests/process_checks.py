@@ -49,8 +49,8 @@ def loss_and_gradients(size, dropout):
     """Of a loss in which every text meets every other, as lists."""
     import torch
 
-    from sptar.retrieval.cached_loss import embed_batch
-    from sptar.retrieval.parallel import add_gradients
+    from sptar.training.distributed import all_reduce_gradients
+    from sptar.training.losses.cached import embed_batch
 
     model = letters_model(dropout)
     torch.manual_seed(5)
@@ -68,7 +68,7 @@ def loss_and_gradients(size, dropout):
         total = total + torch.nn.functional.cross_entropy(scores, torch.arange(7).flip(0))
         total = total + torch.einsum("asd,btd->", tokens[:3], tokens[3:])
     total.backward()
-    add_gradients(list(model.parameters()))
+    all_reduce_gradients(list(model.parameters()))
     return total.item(), [parameter.grad.tolist() for parameter in model.parameters()]
 
 
@@ -76,10 +76,10 @@ def gathered(rank):
     """Rows of different number and length, and the gradient that comes back."""
     import torch
 
-    from sptar.retrieval.parallel import gather_rows
+    from sptar.training.distributed import all_gather_rows
 
     rows = torch.full((rank, 1 + rank), float(rank), requires_grad=True)
-    found = gather_rows(rows, [0, 1, 2])
+    found = all_gather_rows(rows, [0, 1, 2])
     (found * torch.arange(9.0).reshape(3, 3)).sum().backward()
     return {"rows": found.tolist(), "gradient": rows.grad.tolist()}
 
@@ -88,25 +88,25 @@ def added(rank):
     """Gradients that all, one, or none of the processes have."""
     import torch
 
-    from sptar.retrieval.parallel import add_gradients
+    from sptar.training.distributed import all_reduce_gradients
 
     parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
     parameters[0].grad = torch.tensor([1.0, rank])
     if rank == 2:
         parameters[1].grad = torch.tensor([5.0, 6.0])
-    add_gradients(parameters)
+    all_reduce_gradients(parameters)
     return [None if found.grad is None else found.grad.tolist() for found in parameters]
 
 
 def together(folder):
-    from sptar.retrieval import parallel
+    from sptar.training import distributed as parallel
 
-    with reporting() as progress, parallel.together("cpu") as here:
+    with reporting() as progress, parallel.process_group("cpu") as here:
         assert here.size == 3
         parallel._BUCKET = 10  # so that gradients travel in several
         progress.start("Checks", 2, "checks")
         found = {
-            "told": parallel.told_by_first(lambda: {"é": [0.1, None, here.rank]}),
+            "told": parallel.broadcast(lambda: {"é": [0.1, None, here.rank]}),
             "gathered": gathered(here.rank),
             "added": added(here.rank),
             "losses": [
@@ -114,18 +114,18 @@ def together(folder):
             ],
         }
         progress.advance()
-        parallel.same_everywhere("equal", "what is equal")
+        parallel.require_identical("equal", "what is equal")
         try:
-            parallel.same_everywhere(f"own {here.rank // 2}", "a number")
+            parallel.require_identical(f"own {here.rank // 2}", "a number")
         except ModelError as error:
             found["disagreed"] = error.message
         (folder / f"found-{here.rank}.json").write_text(json.dumps(found))
         progress.finish()
-        parallel.told_by_first(lambda: None)
+        parallel.broadcast(lambda: None)
         if here.rank == 1:
             raise DataError("two rows are alike.", path="some.jsonl", line=3, hint="Remove one.")
         # The first works on, the last waits for it.
-        parallel.told_by_first(lambda: time.sleep(600))
+        parallel.broadcast(lambda: time.sleep(600))
 
 
 def wait(folder):

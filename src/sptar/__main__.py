@@ -1,6 +1,6 @@
 """``python -m sptar``."""
 
-from sptar.cli import main
+from sptar.cli.entry import main
 
 if __name__ == "__main__":
     main()

@@ -37,7 +37,7 @@ def refuse_settings(config: RunConfig, missing: Iterable[Step]) -> None:
         ConfigError, ModelError: a setting that a later step would refuse.
     """
     from sptar.evaluation.measures import parse_measures
-    from sptar.retrieval.analyzer import Analyzer
+    from sptar.retrieval.lexical.analyzer import Analyzer
 
     parse_measures(config.evaluate.measures)
     Analyzer(config.filter.language)
@@ -89,7 +89,7 @@ def _refuse_writer(config: RunConfig, steps: Sequence[Step]) -> None:
 def _refuse_recipe(recipe: TrainConfig) -> None:
     usable_device(recipe.device, "train.device")
     if recipe.processes > 1:
-        from sptar.retrieval.parallel import training_device
+        from sptar.training.distributed import training_device
 
         training_device(recipe.device, recipe.processes)
 
@@ -115,7 +115,7 @@ def try_starts(steps: Iterable[Step], context: Context) -> None:
     Raises:
         ConfigError, ModelError: a model cannot be loaded, or does not fit its recipe.
     """
-    from sptar.retrieval.loading import load_corpus_encoder, load_reranker
+    from sptar.retrieval.families import load_corpus_encoder, load_reranker
 
     tried: list[TrainConfig] = []
 

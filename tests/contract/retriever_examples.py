@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from sptar.config import TrainConfig
-from sptar.retrieval.index import ListedIds
-from sptar.retrieval.loading import load_corpus_encoder, load_reranker
-from sptar.retrieval.reduced_corpus import DevSet
-from sptar.retrieval.rerank import VectorReranker
+from sptar.retrieval.dense.rerank import VectorReranker
+from sptar.retrieval.families import load_corpus_encoder, load_reranker
+from sptar.retrieval.ranking import ListedIds
 from sptar.retrieval.specs import RETRIEVERS, retriever_spec
-from sptar.retrieval.training import TrainingData, TrainingResult, train_retriever
+from sptar.training.dev_set import DevSet
+from sptar.training.loop import TrainingData, TrainingResult, train_retriever
 from tiny import DOCUMENTS, PAIRS, QUERIES
 
 QRELS = {pair.query.query_id: {pair.document.doc_id: 1} for pair in PAIRS}

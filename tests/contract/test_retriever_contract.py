@@ -22,12 +22,13 @@ from safetensors.torch import load_file
 
 from rounding import rounding
 from sptar.config import TrainConfig
-from sptar.retrieval.index import ListedIds
-from sptar.retrieval.loading import load_corpus_encoder, load_trainable
-from sptar.retrieval.retriever import TrainingBatch
+from sptar.retrieval.families import load_corpus_encoder
+from sptar.retrieval.ranking import ListedIds
 from sptar.retrieval.specs import RETRIEVERS, recipe, retriever_spec
-from sptar.retrieval.training_texts import TrainingTexts
 from sptar.steps.recipes import training_settings
+from sptar.training.protocols import TrainingBatch
+from sptar.training.students import load_trainable
+from sptar.training.texts import TrainingTexts
 from sptar.types import Document, Query
 from tiny import DOCUMENTS, PAIRS, QUERIES, encoder
 

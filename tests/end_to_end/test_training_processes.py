@@ -17,13 +17,13 @@ from sptar.config import TrainConfig
 from sptar.errors import ConfigError
 from sptar.executors.torchrun import launch
 from sptar.progress import RecordedProgress
-from sptar.retrieval.late import load_late_encoder
+from sptar.retrieval.late.encoder import load_late_encoder
 from sptar.retrieval.specs import recipe, retriever_spec
-from sptar.retrieval.teachers import LateTeacher
-from sptar.retrieval.training import DevSet, TrainingData
 from sptar.steps import train_worker
 from sptar.steps.train_job import TrainingJob, read_result
 from sptar.steps.train_worker import train
+from sptar.training.loop import DevSet, TrainingData
+from sptar.training.teachers import LateTeacher
 from steady import EPSILON, steady_adam
 from tiny import DOCUMENTS, PAIRS, QUERIES, encoder
 

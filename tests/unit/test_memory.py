@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sptar.memory import free_cached_memory, is_out_of_memory
+from sptar.tensors.memory import free_cached_memory, is_out_of_memory
 
 
 def raised(call) -> BaseException:

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from alive import assert_all_end, numbers_written
-from sptar.cli import main
+from sptar.cli.entry import main
 from sptar.errors import WorkspaceError
 from sptar.executors.torchrun import launch, launched_from_outside
 from sptar.progress import RecordedProgress

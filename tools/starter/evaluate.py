@@ -36,7 +36,7 @@ from sptar.io import to_json, write_json
 from sptar.llm.generation import PromptedGenerator
 from sptar.llm.loading import LanguageModel, load_language_model
 from sptar.llm.template import PromptTemplate
-from sptar.retrieval.bm25 import Bm25Index
+from sptar.retrieval.lexical.bm25 import Bm25Index
 from sptar.types import Document, Pair, WeakQuery
 from sptar.weak.augment import augment_block
 

@@ -34,7 +34,7 @@ from text_rows import (
 )
 
 from sptar.io import write_json, write_jsonl
-from sptar.retrieval.bm25 import Bm25Index
+from sptar.retrieval.lexical.bm25 import Bm25Index
 from sptar.types import Document
 
 STYLES = (

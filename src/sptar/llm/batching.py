@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 
 from sptar.errors import ModelError
-from sptar.memory import free_cached_memory, is_out_of_memory
 from sptar.progress import silent
+from sptar.tensors.memory import free_cached_memory, is_out_of_memory
 from sptar.types import Progress
 
 __all__ = ["BatchLimit", "LengthBatches", "most_tokens_on", "pad_right"]

@@ -14,7 +14,7 @@ from sptar.llm.loading import LanguageModel
 from sptar.llm.prefix import Prefix
 from sptar.llm.prompt_rows import PromptRows
 from sptar.llm.sampling import DRAWS_PER_TOKEN, draw
-from sptar.memory import is_out_of_memory
+from sptar.tensors.memory import is_out_of_memory
 
 __all__ = ["Answer", "Decoder", "Prompt"]
 

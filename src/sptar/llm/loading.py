@@ -21,8 +21,8 @@ from sptar.errors import ModelError
 from sptar.llm.device import choose_device, choose_dtype
 from sptar.llm.trial import TRIAL_TOKENS, try_model
 from sptar.llm.verdict import Verdict
-from sptar.memory import is_out_of_memory
 from sptar.positions import readable_tokens
+from sptar.tensors.memory import is_out_of_memory
 
 __all__ = ["LanguageModel", "load_language_model", "weights_hash"]
 

@@ -16,7 +16,7 @@ from sptar.llm.prompt_rows import CopyingRows, PromptRows, SeparateRows, first_v
 from sptar.llm.soft_prompt import SoftPrompt
 from sptar.llm.trial import differs
 from sptar.llm.verdict import forward
-from sptar.memory import is_out_of_memory
+from sptar.tensors.memory import is_out_of_memory
 
 __all__ = ["Prefix"]
 

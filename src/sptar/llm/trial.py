@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from sptar.errors import ModelError
 from sptar.llm.verdict import Verdict, forward
-from sptar.memory import is_out_of_memory
+from sptar.tensors.memory import is_out_of_memory
 
 __all__ = ["TRIAL_TOKENS", "differs", "try_model"]
 

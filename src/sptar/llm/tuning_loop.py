@@ -27,7 +27,7 @@ from sptar.llm.loading import LanguageModel
 from sptar.llm.query_loss import PromptRow, prompt_row, query_losses, recomputed_layers
 from sptar.llm.template import PromptTemplate
 from sptar.llm.tuning_checkpoint import EpochRecord, TuningState, read_state, write_state
-from sptar.memory import is_out_of_memory
+from sptar.tensors.memory import is_out_of_memory
 from sptar.types import Pair, Progress
 
 __all__ = ["TuningLoop"]

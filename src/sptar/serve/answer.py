@@ -122,7 +122,7 @@ class _Asked:
         if step == "rerank":
             return self._rerank(answered, top)
         if step == "bm25_search":
-            from sptar.retrieval.bm25 import Bm25Index
+            from sptar.retrieval.lexical.bm25 import Bm25Index
 
             folder = self._input(answered, "bm25_index").path("index")
             return Bm25Index.load(folder, self.collection.corpus).search([self.query], top)

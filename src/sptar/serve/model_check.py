@@ -134,8 +134,8 @@ def _language_model(
 
 
 def _encoder(settings: TrainConfig) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    from sptar.retrieval.encoder_trial import try_encoder
-    from sptar.retrieval.loading import load_corpus_encoder, load_reranker
+    from sptar.retrieval.families import load_corpus_encoder, load_reranker
+    from sptar.retrieval.trial import try_encoder
 
     reranks = retriever_spec(settings).family == "cross_encoder"
     loaded: Any = (load_reranker if reranks else load_corpus_encoder)(None, settings)

@@ -30,7 +30,7 @@ class Bm25IndexStep(Step):
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Build and save the index."""
-        from sptar.retrieval.bm25 import Bm25Index
+        from sptar.retrieval.lexical.bm25 import Bm25Index
 
         corpus = open_collection(inputs, context).corpus
         index = Bm25Index.build(

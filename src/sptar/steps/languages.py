@@ -36,7 +36,7 @@ def language_hint(collection: Collection, config: Mapping[str, Any]) -> str | No
 
     ``config`` holds the settings of a run as plain values.
     """
-    from sptar.retrieval.language import likely_language
+    from sptar.retrieval.lexical.language import likely_language
 
     found = likely_language(
         document.full_text for document in islice(collection.corpus, _DOCUMENTS)

@@ -56,7 +56,7 @@ class MineStep(Step):
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Mine the missing blocks of pairs, join all of them and count what was left out."""
-        from sptar.retrieval.negatives import MiningTotals, load_negatives
+        from sptar.training.negatives import MiningTotals, load_negatives
 
         release_language_model(context)
         blocks = self._blocks(output, inputs)
@@ -73,7 +73,7 @@ class MineStep(Step):
 
     def worker(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Worker:
         """Finds the negatives of a block of pairs."""
-        from sptar.retrieval.negatives import mine_negatives, save_negatives
+        from sptar.training.negatives import mine_negatives, save_negatives
 
         corpus = open_collection(inputs, context).corpus
         blocks = self._blocks(output, inputs)

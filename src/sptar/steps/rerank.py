@@ -28,7 +28,7 @@ from sptar.types import Corpus, Progress, Run
 from sptar.workspace import Artefact
 
 if TYPE_CHECKING:
-    from sptar.retrieval.index import QueryEncoder
+    from sptar.retrieval.dense.index import QueryEncoder
     from sptar.retrieval.retriever import Reranker
 
 __all__ = ["RerankStep", "reranker_of"]
@@ -46,11 +46,11 @@ def reranker_of(
 ) -> Reranker:
     """A trained cross-encoder; with an ``encode`` artefact, the encoder's own scores."""
     if encoded is None:
-        from sptar.retrieval.loading import load_reranker
+        from sptar.retrieval.families import load_reranker
 
         name = None if trained is None else trained.path("model")
         return load_reranker(name, recipe, progress=progress)
-    from sptar.retrieval.rerank import VectorReranker
+    from sptar.retrieval.dense.rerank import VectorReranker
 
     # Rows that rerank by another row's encoder take a bi-encoder, which has query vectors.
     encoder = cast("QueryEncoder", encoder_of(recipe, trained, progress))

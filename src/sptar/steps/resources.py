@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from sptar.llm.loading import LanguageModel
-    from sptar.retrieval.bm25 import Bm25Index
-    from sptar.retrieval.retriever import CorpusEncoder, InBatchTeacher
+    from sptar.retrieval.lexical.bm25 import Bm25Index
+    from sptar.retrieval.retriever import CorpusEncoder
+    from sptar.training.protocols import InBatchTeacher
 
 VECTORS = "vectors"
 """Folder of an ``encode`` artefact with its blocks."""
@@ -122,7 +123,7 @@ def mined_documents(inputs: Mapping[str, Artefact], context: Context) -> list[tu
 
 def bm25_index(inputs: Mapping[str, Artefact], context: Context) -> Bm25Index:
     """The BM25 index that a step reads, opened once in a process."""
-    from sptar.retrieval.bm25 import Bm25Index
+    from sptar.retrieval.lexical.bm25 import Bm25Index
 
     artefact = inputs["bm25_index"]
     key = ("bm25_index", artefact.fingerprint)
@@ -156,7 +157,7 @@ def encoder_of(
     recipe: TrainConfig, trained: Artefact | None, progress: Progress = silent
 ) -> CorpusEncoder:
     """A trained retriever, or the start encoder as it is (``zero_shot``)."""
-    from sptar.retrieval.loading import load_corpus_encoder
+    from sptar.retrieval.families import load_corpus_encoder
 
     name = None if trained is None else trained.path("model")
     return load_corpus_encoder(name, recipe, progress=progress)
@@ -171,7 +172,7 @@ def teacher_scores(
     taught: Artefact, negatives_per_pair: int
 ) -> tuple[npt.NDArray[np.float32], InBatchTeacher | None]:
     """What a ``teach`` artefact holds: scores ``[pairs, 1 + n]`` and the in-batch teacher."""
-    from sptar.retrieval.teachers import LateTeacher, load_pair_scores
+    from sptar.training.teachers import LateTeacher, load_pair_scores
 
     summary = taught.manifest.summary
     scores = load_pair_scores(

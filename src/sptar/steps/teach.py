@@ -73,7 +73,7 @@ class TeachStep(Step):
 
     def build(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Any:
         """Score the pairs block by block, then encode their texts for the in-batch teacher."""
-        from sptar.retrieval.teachers import save_pair_scores
+        from sptar.training.teachers import save_pair_scores
 
         release_language_model(context)
         pairs = count_pairs(inputs)
@@ -89,8 +89,8 @@ class TeachStep(Step):
 
     def worker(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Worker:
         """Scores a block of pairs and their negatives with the cross-encoder."""
-        from sptar.retrieval.crossencoder import load_cross_encoder
-        from sptar.retrieval.teachers import pair_scores, save_pair_scores
+        from sptar.retrieval.cross.reranker import load_cross_encoder
+        from sptar.training.teachers import pair_scores, save_pair_scores
 
         pairs = training_pairs(inputs, context)
         negatives = mined_documents(inputs, context)
@@ -108,8 +108,8 @@ class TeachStep(Step):
         return work
 
     def _late(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> None:
-        from sptar.retrieval.late import load_late_encoder
-        from sptar.retrieval.teachers import LateTeacher
+        from sptar.retrieval.late.encoder import load_late_encoder
+        from sptar.training.teachers import LateTeacher
 
         assert self.late_recipe is not None
         name, recipe = _teacher("late", inputs, self.student.in_batch_teacher, self.late_recipe)

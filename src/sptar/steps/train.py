@@ -34,8 +34,8 @@ from sptar.types import Query, Run
 from sptar.workspace import Artefact
 
 if TYPE_CHECKING:
-    from sptar.retrieval.reduced_corpus import DevSet
-    from sptar.retrieval.training import TrainingData, TrainingResult
+    from sptar.training.dev_set import DevSet
+    from sptar.training.loop import TrainingData, TrainingResult
 
 __all__ = ["ChooseStep", "TrainStep"]
 
@@ -137,7 +137,7 @@ class TrainStep(Step):
 
     def data(self, inputs: Mapping[str, Artefact], context: Context) -> TrainingData:
         """The pairs with their hard negatives and what the teachers say about them."""
-        from sptar.retrieval.training import TrainingData
+        from sptar.training.loop import TrainingData
 
         data = TrainingData(training_pairs(inputs, context), mined_documents(inputs, context))
         if self.teach is None:
@@ -147,7 +147,7 @@ class TrainStep(Step):
 
     def dev_set(self, inputs: Mapping[str, Artefact], context: Context) -> DevSet:
         """The dev queries and the small corpus on which the checkpoint is chosen."""
-        from sptar.retrieval.reduced_corpus import reduced_dev_set
+        from sptar.training.dev_set import reduced_dev_set
 
         collection = open_collection(inputs, context)
         split = open_split(inputs, context)

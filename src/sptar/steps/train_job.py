@@ -13,8 +13,8 @@ from sptar.progress import silent
 from sptar.types import Document, Pair, Progress, Qrels, Query, Run
 
 if TYPE_CHECKING:
-    from sptar.retrieval.reduced_corpus import DevSet
-    from sptar.retrieval.training import TrainingData, TrainingResult
+    from sptar.training.dev_set import DevSet
+    from sptar.training.loop import TrainingData, TrainingResult
 
 __all__ = ["TrainingJob", "read_result", "write_result"]
 
@@ -41,7 +41,7 @@ class TrainingJob:
         """Train here; with other processes when this one has met them."""
         from sptar.evaluation.evaluate import evaluate
         from sptar.evaluation.measures import Measure
-        from sptar.retrieval.training import train_retriever
+        from sptar.training.loop import train_retriever
 
         measure = Measure.parse(self.measure)
 
@@ -72,7 +72,7 @@ class TrainingJob:
 
         A late-interaction teacher stays where it lies, and so do the models.
         """
-        from sptar.retrieval.teachers import LateTeacher, save_pair_scores
+        from sptar.training.teachers import LateTeacher, save_pair_scores
 
         folder.mkdir(parents=True, exist_ok=True)
         data, dev = self.data, self.dev
@@ -129,9 +129,9 @@ class TrainingJob:
     @classmethod
     def read(cls, folder: Path) -> TrainingJob:
         """The job that :meth:`write` wrote."""
-        from sptar.retrieval.reduced_corpus import DevSet
-        from sptar.retrieval.teachers import LateTeacher, load_pair_scores
-        from sptar.retrieval.training import TrainingData
+        from sptar.training.dev_set import DevSet
+        from sptar.training.loop import TrainingData
+        from sptar.training.teachers import LateTeacher, load_pair_scores
 
         told = read_json(folder / "job.json")
         documents = [Document(*row["row"]) for _, row in read_jsonl(folder / "documents.jsonl")]
@@ -173,7 +173,7 @@ def write_result(folder: Path, result: TrainingResult) -> None:
 
 def read_result(folder: Path) -> TrainingResult:
     """What :func:`write_result` left."""
-    from sptar.retrieval.training import EpochRecord, TrainingResult
+    from sptar.training.loop import EpochRecord, TrainingResult
 
     told: dict[str, Any] = read_json(folder / "result.json")
     history = tuple(EpochRecord(**record) for record in told.pop("history"))

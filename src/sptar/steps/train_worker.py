@@ -20,7 +20,7 @@ from sptar.steps.train_job import TrainingJob, read_result, write_result
 from sptar.types import Progress
 
 if TYPE_CHECKING:
-    from sptar.retrieval.training import TrainingResult
+    from sptar.training.loop import TrainingResult
 
 __all__ = ["train", "with_others"]
 
@@ -39,14 +39,14 @@ def train(job: TrainingJob, folder: Path, progress: Progress = silent) -> Traini
     """
     count = job.recipe.processes
     if launched_from_outside():
-        from sptar.retrieval.parallel import told_by_first
+        from sptar.training.distributed import broadcast
 
         job.write(folder)
-        told_by_first(lambda: str(folder.resolve()))
+        broadcast(lambda: str(folder.resolve()))
         return job.run(progress)
     if count == 1:
         return job.run(progress)
-    from sptar.retrieval.parallel import training_device
+    from sptar.training.distributed import training_device
 
     training_device(job.recipe.device, count)
     job.write(folder)
@@ -57,7 +57,7 @@ def train(job: TrainingJob, folder: Path, progress: Progress = silent) -> Traini
             f"Some of them will have nothing to do: train.micro_batch_size={size} cuts a batch of "
             f"{job.recipe.batch_size} into too few pieces for {count}."
         )
-    launch(__name__, [str(folder.resolve())], count, folder / "processes", progress)
+    launch(__name__, [str(folder.resolve())], count, folder / "distributed_context", progress)
     return read_result(folder)
 
 
@@ -71,17 +71,17 @@ def with_others(command: Callable[[], int]) -> int:
     """
     import torch
 
-    from sptar.retrieval.parallel import together, told_by_first
+    from sptar.training.distributed import broadcast, process_group
 
-    with together("cuda" if torch.cuda.is_available() else "cpu") as here:
+    with process_group("cuda" if torch.cuda.is_available() else "cpu") as here:
         if here.is_first:
             code = command()
             if code:
                 # The others hear of it from torchrun, which ends them.
                 raise SystemExit(code)
-            told_by_first(lambda: None)
+            broadcast(lambda: None)
             return 0
-        while (folder := told_by_first(lambda: None)) is not None:
+        while (folder := broadcast(lambda: None)) is not None:
             try:
                 TrainingJob.read(Path(folder)).run()
             except SptarError as error:
@@ -93,14 +93,14 @@ def with_others(command: Callable[[], int]) -> int:
 def main() -> None:
     """Do the jobs in the folders that the command line names."""
     with reporting() as progress:
-        from sptar.retrieval.parallel import together, training_device
+        from sptar.training.distributed import process_group, training_device
 
         folders = [Path(name) for name in sys.argv[1:]]
         jobs = [TrainingJob.read(folder) for folder in folders]
         for job in jobs:
             work_along(job.output.parent)
         recipe = jobs[0].recipe
-        with together(training_device(recipe.device, recipe.processes)) as here:
+        with process_group(training_device(recipe.device, recipe.processes)) as here:
             for folder, job in zip(folders, jobs, strict=True):
                 result = job.run(progress)
                 if here.is_first:

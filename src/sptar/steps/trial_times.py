@@ -200,10 +200,10 @@ def _rates(recipe: TrainConfig, inputs: Mapping[str, Artefact], context: Context
     import numpy as np
     import torch
 
-    from sptar.retrieval.loading import load_trainable
-    from sptar.retrieval.reduced_corpus import DevSet
-    from sptar.retrieval.retriever import TrainingBatch
-    from sptar.retrieval.training_texts import TrainingTexts
+    from sptar.training.dev_set import DevSet
+    from sptar.training.protocols import TrainingBatch
+    from sptar.training.students import load_trainable
+    from sptar.training.texts import TrainingTexts
 
     collection, split = open_collection(inputs, context), open_split(inputs, context)
     known = labelled_pairs(collection, split.train)

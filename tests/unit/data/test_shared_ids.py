@@ -17,7 +17,7 @@ from sptar.data.summary import CollectionReport
 from sptar.data.validate import check
 from sptar.errors import ConfigError
 from sptar.evaluation.evaluate import evaluate
-from sptar.retrieval.bm25 import Bm25Index
+from sptar.retrieval.lexical.bm25 import Bm25Index
 
 SHOPS = ["bread and cake", "nails and screws", "books and maps", "shoes and boots"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import AutoTokenizer
 
 from sptar.config import TrainConfig
-from sptar.retrieval.sparse import load_sparse_encoder
+from sptar.retrieval.sparse.encoder import load_sparse_encoder
 from sptar.retrieval.specs import recipe
 from tiny import DOCUMENTS
 

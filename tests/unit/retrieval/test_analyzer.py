@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sptar.errors import ConfigError
-from sptar.retrieval.analyzer import Analyzer, languages, split_words
+from sptar.retrieval.lexical.analyzer import Analyzer, languages, split_words
 
 SCIFACT = Path("../shared/data/scifact")
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sptar.retrieval.batches import conflict_free_batches
+from sptar.training.plain_batches import conflict_free_batches
 
 
 def assert_sound(pairs, positives, batches, batch_size):

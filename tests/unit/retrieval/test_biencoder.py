@@ -11,13 +11,13 @@ from sentence_transformers import SentenceTransformer
 from rounding import rounding
 from sptar.config import TrainConfig
 from sptar.errors import ModelError
-from sptar.retrieval.biencoder import BiEncoderTrainable
-from sptar.retrieval.encoding import load_encoder
-from sptar.retrieval.low_rank import add_low_rank
-from sptar.retrieval.reduced_corpus import DevSet
-from sptar.retrieval.retriever import TrainingBatch
+from sptar.retrieval.dense.encoder import load_encoder
 from sptar.retrieval.specs import recipe
-from sptar.retrieval.training import TrainingData, train_retriever
+from sptar.training.dev_set import DevSet
+from sptar.training.loop import TrainingData, train_retriever
+from sptar.training.low_rank import add_low_rank
+from sptar.training.protocols import TrainingBatch
+from sptar.training.trainable.bi_encoder import BiEncoderTrainable
 from sptar.types import Query
 from steady import steady_adam
 from tiny import DOCUMENTS, PAIRS, QUERIES, encoder

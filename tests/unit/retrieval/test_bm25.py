@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from sptar.errors import ConfigError, DataError, WorkspaceError
 from sptar.io import read_qrels
 from sptar.progress import RecordedProgress
-from sptar.retrieval.analyzer import Analyzer
-from sptar.retrieval.bm25 import Bm25Index
+from sptar.retrieval.lexical.analyzer import Analyzer
+from sptar.retrieval.lexical.bm25 import Bm25Index
 from sptar.types import Document, Query, SourceRank
 
 SCIFACT = Path("../shared/data/scifact")
@@ -220,7 +220,7 @@ def test_an_unknown_source_document_is_named() -> None:
 
 
 def test_progress_counts_every_document(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sptar.retrieval.bm25._PROGRESS_STRIDE", 3)
+    monkeypatch.setattr("sptar.retrieval.lexical.bm25._PROGRESS_STRIDE", 3)
     progress = RecordedProgress()
     corpus = ListCorpus([Document(str(n), "cat") for n in range(8)])
     Bm25Index.build(corpus, progress=progress)

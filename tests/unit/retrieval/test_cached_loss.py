@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rounding import rounding
-from sptar.retrieval.cached_loss import embed_in_pieces, vectors_in_pieces
+from sptar.training.losses.cached import embed_in_pieces, vectors_in_pieces
 
 CPU = torch.device("cpu")
 TEXTS = ["bees", "a sourdough starter", "frost", "the ferry", "glass of sand", "", "cork oaks"]

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from rounding import rounding
 from sptar.errors import ModelError
 from sptar.progress import RecordedProgress
-from sptar.retrieval.crossencoder import CrossEncoderReranker, load_cross_encoder
+from sptar.retrieval.cross.reranker import CrossEncoderReranker, load_cross_encoder
 from tiny import LANGUAGE_MODEL_SHAPES, QUERIES
 
 ERROR = rounding(size=2.0)

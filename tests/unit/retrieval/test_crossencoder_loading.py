@@ -11,7 +11,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from transformers import AutoTokenizer
 
 from sptar.errors import ModelError
-from sptar.retrieval.crossencoder import load_cross_encoder
+from sptar.retrieval.cross.reranker import load_cross_encoder
 from tiny import causal_lm
 
 

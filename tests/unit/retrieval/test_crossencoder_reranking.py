@@ -8,8 +8,8 @@ from crossencoder_models import config_of
 
 from rounding import rounding
 from sptar.errors import DataError
-from sptar.retrieval.crossencoder import load_cross_encoder
-from sptar.retrieval.index import ListedIds
+from sptar.retrieval.cross.reranker import load_cross_encoder
+from sptar.retrieval.ranking import ListedIds
 from sptar.types import Document, Query
 from tiny import DOCUMENTS, QUERIES
 
@@ -76,7 +76,7 @@ def test_reranking_in_pieces_gives_the_whole(classifier, monkeypatch):
         for number, query in enumerate(QUERIES)
     }
     whole = reranker.rerank(QUERIES, candidates, corpus, 5)
-    monkeypatch.setattr("sptar.retrieval.crossencoder._PAIRS_AT_ONCE", 7)
+    monkeypatch.setattr("sptar.retrieval.cross.reranker._PAIRS_AT_ONCE", 7)
     cut = reranker.rerank(QUERIES, candidates, corpus, 5)
     assert list(cut) == list(whole)
     for query_id, found in whole.items():

@@ -13,10 +13,11 @@ from sentence_transformers import CrossEncoder
 from training_runs import DEV, Scripted
 
 from rounding import rounding
-from sptar.retrieval import cached_loss
-from sptar.retrieval.crossencoder import CrossEncoderTrainable, load_cross_encoder
-from sptar.retrieval.retriever import TrainingBatch
-from sptar.retrieval.training import TrainingData, train_retriever
+from sptar.retrieval.cross.reranker import load_cross_encoder
+from sptar.training.loop import TrainingData, train_retriever
+from sptar.training.losses import cached as cached_loss
+from sptar.training.protocols import TrainingBatch
+from sptar.training.trainable.cross import CrossEncoderTrainable
 from tiny import DOCUMENTS, PAIRS, QUERIES
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sptar.retrieval.distill import in_batch_margin_mse, margin_mse, tas_b_loss
+from sptar.training.losses.margin_mse import in_batch_margin_mse, margin_mse, tas_b_loss
 
 
 def scores(rows: int, columns: int, seed: int) -> torch.Tensor:

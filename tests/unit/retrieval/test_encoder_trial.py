@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModel
 from sptar.config import TrainConfig
 from sptar.errors import ModelError
 from sptar.positions import readable_tokens
-from sptar.retrieval.encoder_trial import try_encoder
-from sptar.retrieval.loading import load_corpus_encoder, load_reranker
+from sptar.retrieval.families import load_corpus_encoder, load_reranker
 from sptar.retrieval.specs import recipe
+from sptar.retrieval.trial import try_encoder
 from sptar.types import Document, Query
 from tiny import encoder
 

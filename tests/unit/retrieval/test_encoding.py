@@ -14,8 +14,8 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from sptar.config import TrainConfig
 from sptar.errors import ConfigError, ModelError
 from sptar.progress import RecordedProgress
-from sptar.retrieval import encoding
-from sptar.retrieval.encoding import load_encoder
+from sptar.retrieval.dense import encoder as encoding
+from sptar.retrieval.dense.encoder import load_encoder
 from sptar.retrieval.specs import RETRIEVERS, retriever_spec
 from sptar.types import Document, Query
 from tiny import DOCUMENTS, LANGUAGE_MODEL_SHAPES, QUERIES

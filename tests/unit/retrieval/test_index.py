@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sptar.errors import ModelError
-from sptar.retrieval import index as retrieval_index
-from sptar.retrieval.index import DenseIndex, DenseSearcher, ListedIds
+from sptar.retrieval.dense import index as retrieval_index
+from sptar.retrieval.dense.index import DenseIndex, DenseSearcher
+from sptar.retrieval.ranking import ListedIds
 from sptar.tensors import products
 from sptar.types import Document, Query
 

@@ -9,8 +9,10 @@ from sentence_transformers import MultiVectorEncoder
 from test_late_encoder import settings_for
 from test_late_scores import slow_maxsim
 
-from sptar.retrieval.late import LateTrainable, late_scores, load_late_encoder, maxsim
-from sptar.retrieval.retriever import TrainingBatch
+from sptar.retrieval.late.encoder import load_late_encoder
+from sptar.retrieval.late.scores import late_scores
+from sptar.training.protocols import TrainingBatch
+from sptar.training.trainable.late import LateTrainable, maxsim
 from sptar.types import Document, Query
 from tiny import DOCUMENTS, PAIRS, QUERIES
 

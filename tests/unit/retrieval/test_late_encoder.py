@@ -14,11 +14,11 @@ from transformers import AutoModel, AutoTokenizer
 from sptar.config import TrainConfig
 from sptar.errors import DataError
 from sptar.progress import RecordedProgress
-from sptar.retrieval import late_encoder
-from sptar.retrieval.index import ListedIds
-from sptar.retrieval.late_encoder import load_late_encoder
-from sptar.retrieval.late_scores import late_scores
-from sptar.retrieval.rerank import VectorReranker
+from sptar.retrieval.dense.rerank import VectorReranker
+from sptar.training.trainable.late import encoder as late_encoder
+from sptar.retrieval.late.encoder import load_late_encoder
+from sptar.retrieval.late.scores import late_scores
+from sptar.retrieval.ranking import ListedIds
 from sptar.retrieval.specs import recipe
 from sptar.types import Document, Query
 from tiny import DOCUMENTS, LANGUAGE_MODEL_SHAPES, QUERIES

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from test_late_scores import slow_maxsim, texts
 
 from sptar.errors import DataError, ModelError, WorkspaceError
-from sptar.retrieval.index import ListedIds
-from sptar.retrieval.late_index import LateIndex, LateSearcher
-from sptar.retrieval.late_scores import TokenVectors
+from sptar.retrieval.late.index import LateIndex, LateSearcher
+from sptar.retrieval.late.scores import TokenVectors
+from sptar.retrieval.ranking import ListedIds
 from sptar.types import Document, Query
 
 LENGTHS = [3, 7, 0, 1, 12, 5, 5, 0, 9, 2, 4, 30, 6, 1, 8]

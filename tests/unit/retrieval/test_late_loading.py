@@ -22,8 +22,8 @@ from test_late_encoder import ODD, load, settings_for
 from transformers import AutoTokenizer
 
 from sptar.errors import ModelError
-from sptar.retrieval.late_encoder import load_late_encoder
-from sptar.retrieval.late_loading import punctuation_tokens
+from sptar.retrieval.late.encoder import load_late_encoder
+from sptar.retrieval.late.start import punctuation_tokens
 from tiny import DOCUMENTS, QUERIES, causal_lm
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sptar.errors import ModelError, WorkspaceError
-from sptar.retrieval.late_scores import MaxSim, TokenVectors, late_scores
+from sptar.retrieval.late.scores import MaxSim, TokenVectors, late_scores
 
 
 def texts(lengths, dimension=4, seed=0, lowest=-1.0):

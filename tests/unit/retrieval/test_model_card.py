@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from sptar.config import TrainConfig
-from sptar.retrieval.model_card import CardFacts, model_card
 from sptar.retrieval.specs import RETRIEVERS, recipe
-from sptar.retrieval.training_state import EpochRecord
+from sptar.training.card import CardFacts, model_card
+from sptar.training.state import EpochRecord
 
 
 def card(row, *, negatives=0, reading="", **settings):

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from sptar.config import TrainConfig
 from sptar.errors import DataError
 from sptar.progress import RecordedProgress
-from sptar.retrieval import negatives as module
-from sptar.retrieval.bm25 import Bm25Index
-from sptar.retrieval.index import ListedIds
-from sptar.retrieval.negatives import (
+from sptar.retrieval.lexical.bm25 import Bm25Index
+from sptar.retrieval.ranking import ListedIds
+from sptar.training import negatives as module
+from sptar.training.negatives import (
     MinedNegatives,
     MiningTotals,
     load_negatives,

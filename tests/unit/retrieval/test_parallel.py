@@ -12,7 +12,7 @@ from process_checks import SIZES, loss_and_gradients
 from sptar.errors import ConfigError, DataError
 from sptar.executors.torchrun import launch
 from sptar.progress import RecordedProgress
-from sptar.retrieval import parallel
+from sptar.training import distributed as parallel
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +83,12 @@ def test_progress_is_that_of_the_first(launched):
 
 
 def test_alone_nothing_is_asked_of_anybody():
-    assert parallel.processes() == parallel.Processes(0, 1)
+    assert parallel.distributed_context() == parallel.DistributedContext(0, 1)
     rows = torch.ones(2, 3)
-    assert parallel.gather_rows(rows, [2]) is rows
-    assert parallel.told_by_first(lambda: 1.5) == 1.5
-    parallel.same_everywhere("x", "nothing")
-    parallel.add_gradients([])
+    assert parallel.all_gather_rows(rows, [2]) is rows
+    assert parallel.broadcast(lambda: 1.5) == 1.5
+    parallel.require_identical("x", "nothing")
+    parallel.all_reduce_gradients([])
 
 
 def test_each_process_gets_a_device(monkeypatch):

@@ -9,8 +9,8 @@ import pytest
 
 MEASURE = """
 import torch
-from sptar.retrieval.training import _peak_memory
-print(_peak_memory(torch.device("cpu")))
+from sptar.tensors.memory import peak_memory
+print(peak_memory(torch.device("cpu")))
 """
 STARTED_BY_A_LARGE_PROCESS = """
 import subprocess, sys

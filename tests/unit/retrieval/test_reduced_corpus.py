@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sptar.errors import DataError
-from sptar.retrieval.index import ListedIds
-from sptar.retrieval.reduced_corpus import reduced_dev_set
+from sptar.retrieval.ranking import ListedIds
+from sptar.training.dev_set import reduced_dev_set
 from sptar.types import Document, Query
 
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from sptar.config import TrainConfig
 from sptar.errors import DataError, ModelError
-from sptar.retrieval.encoding import load_encoder
-from sptar.retrieval.index import DenseIndex, ListedIds
-from sptar.retrieval.rerank import VectorReranker, restrict
+from sptar.retrieval.dense.encoder import load_encoder
+from sptar.retrieval.dense.index import DenseIndex
+from sptar.retrieval.dense.rerank import VectorReranker, restrict
+from sptar.retrieval.ranking import ListedIds
 from sptar.types import Document, Query
 from tiny import DOCUMENTS, QUERIES
 

@@ -6,9 +6,10 @@ import pytest
 
 from sptar.config import TrainConfig
 from sptar.errors import ConfigError
-from sptar.retrieval.loading import load_corpus_encoder, load_reranker, load_trainable
-from sptar.retrieval.reduced_corpus import DevSet
+from sptar.retrieval.families import load_corpus_encoder, load_reranker
 from sptar.retrieval.specs import RETRIEVERS, recipe
+from sptar.training.dev_set import DevSet
+from sptar.training.students import load_trainable
 from tiny import QUERIES
 
 NO_DEV = DevSet((), (), {})

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sptar.retrieval.source_rank import Postings, count_better
+from sptar.retrieval.lexical.source_rank import Postings, count_better
 
 WEIGHTS = (0.25, 0.5, 1.0, 1.5, 0.1, 3.0)
 

@@ -15,8 +15,8 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from sptar.errors import ConfigError, ModelError
 from sptar.progress import RecordedProgress
-from sptar.retrieval.index import ListedIds
-from sptar.retrieval.sparse import load_sparse_encoder
+from sptar.retrieval.ranking import ListedIds
+from sptar.retrieval.sparse.encoder import load_sparse_encoder
 from sptar.types import Document, Query
 from tiny import DOCUMENTS, LANGUAGE_MODEL_SHAPES, QUERIES
 
@@ -167,7 +167,7 @@ def test_what_exceeds_the_bound_is_cut_for_queries_and_documents(masked_lm):
 def test_few_logits_at_once_change_nothing(masked_lm, monkeypatch):
     encoder = load(masked_lm)
     expected = encoder.encode_documents(DOCUMENTS)
-    monkeypatch.setattr("sptar.retrieval.sparse._LOGITS_AT_ONCE", 100 * encoder.dimension)
+    monkeypatch.setattr("sptar.retrieval.sparse.encoder._LOGITS_AT_ONCE", 100 * encoder.dimension)
     assert encoder._texts_at_once(5, "document") == 14
     assert encoder._texts_at_once(5000, "document") == 1
     found = encoder.encode_documents(DOCUMENTS)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from sptar.errors import DataError, ModelError
-from sptar.retrieval.index import ListedIds
-from sptar.retrieval.sparse_index import (
+from sptar.retrieval.ranking import ListedIds
+from sptar.retrieval.sparse.index import (
     SparseIndex,
     SparseSearcher,
     save_sparse_block,

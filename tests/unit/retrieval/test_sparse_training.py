@@ -11,11 +11,12 @@ from sentence_transformers import SparseEncoder
 from sparse_models import TEXTS, splade
 from training_runs import QRELS
 
-from sptar.retrieval.index import ListedIds
-from sptar.retrieval.reduced_corpus import DevSet
-from sptar.retrieval.retriever import TrainingBatch
-from sptar.retrieval.sparse import SparseTrainable, flops, load_sparse_encoder
-from sptar.retrieval.training import TrainingData, train_retriever
+from sptar.retrieval.ranking import ListedIds
+from sptar.retrieval.sparse.encoder import load_sparse_encoder
+from sptar.training.dev_set import DevSet
+from sptar.training.loop import TrainingData, train_retriever
+from sptar.training.protocols import TrainingBatch
+from sptar.training.trainable.sparse import SparseTrainable, flops
 from tiny import DOCUMENTS, PAIRS, QUERIES
 
 BATCH = TrainingBatch(

@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from sptar.config import TrainConfig
 from sptar.errors import ConfigError, ModelError
-from sptar.retrieval.encoding import load_encoder
+from sptar.retrieval.dense.encoder import load_encoder
 from sptar.retrieval.specs import recipe
 from sptar.types import Document, Query
 from tiny import DOCUMENTS, QUERIES, encoder

@@ -9,9 +9,9 @@ import pytest
 
 from sptar.errors import DataError, ModelError, WorkspaceError
 from sptar.progress import RecordedProgress
-from sptar.retrieval import teachers
-from sptar.retrieval.late_scores import TokenVectors
-from sptar.retrieval.teachers import (
+from sptar.retrieval.late.scores import TokenVectors
+from sptar.training import teachers
+from sptar.training.teachers import (
     LateTeacher,
     load_pair_scores,
     pair_scores,

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sptar.retrieval import term_numbers
-from sptar.retrieval.analyzer import Analyzer
-from sptar.retrieval.term_numbers import NumberedTexts, WordNumbers
+from sptar.retrieval.lexical import term_numbers
+from sptar.retrieval.lexical.analyzer import Analyzer
+from sptar.retrieval.lexical.term_numbers import NumberedTexts, WordNumbers
 
 ENGLISH = Analyzer("english")
 texts = st.lists(

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sptar.errors import ModelError
-from sptar.retrieval.topics import (
+from sptar.training.topics import (
     cluster_queries,
     default_topics,
     margin_bins,

@@ -13,8 +13,8 @@ from training_runs import DEV, Scripted, reciprocal_rank, same, weights
 from sptar.config import TrainConfig
 from sptar.errors import DataError, ModelError
 from sptar.progress import RecordedProgress
-from sptar.retrieval.encoding import load_encoder
-from sptar.retrieval.training import DevSet, TrainingData, train_retriever
+from sptar.retrieval.dense.encoder import load_encoder
+from sptar.training.loop import DevSet, TrainingData, train_retriever
 from sptar.types import Document, Pair, Query
 from tiny import DOCUMENTS, PAIRS, QUERIES
 

@@ -8,8 +8,8 @@ import pytest
 from sptar.config import TrainConfig
 from sptar.errors import ConfigError, DataError
 from sptar.retrieval.specs import recipe
-from sptar.retrieval.training_batches import TrainingBatches, conflict_free
-from sptar.retrieval.training_texts import TrainingTexts
+from sptar.training.batches import TrainingBatches, conflict_free
+from sptar.training.texts import TrainingTexts
 from sptar.types import Document, Pair, Query
 
 

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 from sptar.config import TrainConfig
 from sptar.errors import DataError
-from sptar.retrieval.biencoder import BiEncoderTrainable
 from sptar.retrieval.specs import recipe as resolved_recipe
-from sptar.retrieval.training import DevSet, TrainingData, train_retriever
+from sptar.training.loop import DevSet, TrainingData, train_retriever
+from sptar.training.trainable.bi_encoder import BiEncoderTrainable
 from tiny import DOCUMENTS, PAIRS, QUERIES
 
 QRELS = {pair.query.query_id: {pair.document.doc_id: 1} for pair in PAIRS}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from training_runs import DEV, QRELS, Scripted, same, weights
 
-from sptar.retrieval.reduced_corpus import DevSet
-from sptar.retrieval.training import TrainingData, train_retriever
-from sptar.retrieval.training_state import TrainingState
+from sptar.training.dev_set import DevSet
+from sptar.training.loop import TrainingData, train_retriever
+from sptar.training.state import TrainingState
 from tiny import DOCUMENTS, PAIRS, QUERIES
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from safetensors.torch import load_file
 
-from sptar.retrieval.training import DevSet
+from sptar.training.loop import DevSet
 from tiny import DOCUMENTS, PAIRS, QUERIES
 
 QRELS = {pair.query.query_id: {pair.document.doc_id: 1} for pair in PAIRS}

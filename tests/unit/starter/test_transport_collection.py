@@ -13,8 +13,8 @@ from sptar.config import DataConfig
 from sptar.data.collection import Collection
 from sptar.data.sources import convert
 from sptar.evaluation.evaluate import evaluate
-from sptar.retrieval.analyzer import Analyzer
-from sptar.retrieval.bm25 import Bm25Index
+from sptar.retrieval.lexical.analyzer import Analyzer
+from sptar.retrieval.lexical.bm25 import Bm25Index
 
 SOURCE = resources.files("sptar.starter") / "transport_collection"
 

@@ -32,7 +32,7 @@ from sptar.data.sources import convert
 from sptar.errors import ConfigError, DataError
 from sptar.io import write_jsonl
 from sptar.llm.loading import load_language_model
-from sptar.retrieval.bm25 import Bm25Index
+from sptar.retrieval.lexical.bm25 import Bm25Index
 from sptar.types import WeakQuery
 from tiny import DOCUMENTS, QUERIES
 

@@ -1,0 +1,1 @@
+"""BM25 and what it stands on."""

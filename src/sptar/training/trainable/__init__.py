@@ -1,0 +1,1 @@
+"""Each family while it is trained."""
