@@ -15,7 +15,7 @@ from sptar.config import TrainConfig
 from sptar.errors import DataError
 from sptar.progress import RecordedProgress
 from sptar.retrieval.dense.rerank import VectorReranker
-from sptar.training.trainable.late import encoder as late_encoder
+from sptar.retrieval.late import encoder as late_encoder
 from sptar.retrieval.late.encoder import load_late_encoder
 from sptar.retrieval.late.scores import late_scores
 from sptar.retrieval.ranking import ListedIds
