@@ -13,7 +13,6 @@ from sptar.config import AugmentConfig
 from sptar.errors import ModelError
 from sptar.llm.batching import BatchLimit
 from sptar.llm.decoding import Answer, Decoder, Prompt
-from sptar.llm.gated_layers import GatedLayers
 from sptar.llm.loading import LanguageModel
 from sptar.llm.prefix import Prefix
 from sptar.llm.sampling import draw, random_stream
@@ -64,7 +63,6 @@ class PromptedGenerator:
         self._progress = progress
         self._prefix = Prefix(language_model, soft_prompt, template.prefix_ids(examples))
         self._weights = PackedLayers(language_model.model)
-        self._gated = GatedLayers(language_model.model)
         self._limit = BatchLimit(config.batch_size, progress)
         self._told_unshared = False
 
@@ -102,7 +100,7 @@ class PromptedGenerator:
             on_end=lambda number: self._progress.advance(int(requests[number].attempt == 0)),
         )
         equal_lengths = not shared or self._prefix.needs_equal_lengths(min(lengths))
-        with self._weights.in_use(), self._gated.in_use():
+        with self._weights.in_use():
             answers = decoder.run(prompts, shared=shared, equal_lengths=equal_lengths)
         return [
             self._generation(answer, document)

@@ -109,11 +109,9 @@ class _PooledLayer(DynamicLayer):  # type: ignore[misc]
 
 
 def _enlarged(held: torch.Tensor, rows: int, slots: int) -> torch.Tensor:
-    larger = held.new_empty((rows, held.shape[1], slots, held.shape[3]))
-    larger[: held.shape[0], :, : held.shape[2]] = held
     # A slot without a token is hidden by its weight 0, which a stray infinity would turn into NaN.
-    larger[: held.shape[0], :, held.shape[2] :] = 0
-    larger[held.shape[0] :] = 0
+    larger = held.new_zeros((rows, held.shape[1], slots, held.shape[3]))
+    larger[: held.shape[0], :, : held.shape[2]] = held
     return larger
 
 
