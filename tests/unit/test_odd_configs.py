@@ -187,7 +187,7 @@ def test_no_setting_with_a_path_is_forgotten() -> None:
         (section.__name__, name)
         for section in sections(RunConfig)
         for name, field in section.model_fields.items()
-        if re.search(r"\b(file|folder)\b", field.description or "", re.IGNORECASE)
+        if re.search(r"\b(file|(?<!work )folder)\b", field.description or "", re.IGNORECASE)
     }
     # What the words mean there is not the value of the setting.
     speaking -= {("DataConfig", "columns")}
