@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import describe_machine
 from random_model import Texts
 
 from sptar.config import AugmentConfig, LanguageModelConfig, PromptConfig
@@ -453,7 +454,7 @@ def main() -> int:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
+    describe_machine(threads=1)
     rows: dict[str, Row] = {}
     if options.out and options.out.is_file():
         known = json.loads(options.out.read_text(encoding="utf-8"))

@@ -11,7 +11,8 @@ import torch
 
 from sptar import trials
 from sptar.config import RunConfig, dump_config, parse_config
-from sptar.graph import RunGraph, build_graph
+from sptar.graph.methods import build_graph
+from sptar.graph.runs import RunGraph
 from sptar.steps.formats import settled
 from sptar.workspace import Workspace
 
