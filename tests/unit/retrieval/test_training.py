@@ -222,6 +222,30 @@ def test_gradients_are_clipped_and_biases_do_not_decay(recipe, tmp_path, monkeyp
     assert all(decays == {(True, 0.01), (False, 0.0)} for _, decays in seen)
 
 
+def test_every_step_of_every_epoch_has_random_numbers_of_its_own(recipe, tmp_path, monkeypatch):
+    """Dropout that is the same in each epoch would never show a pair with other units left out."""
+    drawn = []
+    real = torch.manual_seed
+
+    def seeded(seed):
+        drawn.append(seed)
+        return real(seed)
+
+    for seed in (5, 6):
+        with monkeypatch.context() as patched:
+            patched.setattr("sptar.retrieval.training.torch.manual_seed", seeded)
+            train_retriever(
+                TrainingData(PAIRS),
+                DEV,
+                recipe(epochs=3, steps_per_epoch=2),
+                seed,
+                tmp_path / f"out{seed}",
+                Scripted(0, 1, 2, 3),
+                tmp_path / f"state{seed}",
+            )
+    assert len(drawn) == len(set(drawn)) == 2 * 3 * 2
+
+
 def test_bfloat16_trains_and_keeps_float32_weights(recipe, tmp_path):
     result = train_retriever(
         TrainingData(PAIRS),
