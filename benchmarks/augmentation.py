@@ -39,7 +39,7 @@ from random_model import (
     workload,
 )
 
-import sptar.llm.prefix
+import sptar.llm.engine.prefix
 from sptar.tensors.products import PackedLayers
 from sptar.types import Document
 
@@ -93,8 +93,8 @@ def in_batches(load: Workload, size: int, *, stop: bool, documents: range | None
 @contextmanager
 def one_prefix_for_each_row() -> Iterator[None]:
     """Without attention in two parts: the prefix is copied for each row."""
-    never = mock.patch.object(sptar.llm.prefix.Prefix, "_passes_trial", return_value=False)
-    with never, mock.patch.object(sptar.llm.prefix, "_two_part_models", {}):
+    never = mock.patch.object(sptar.llm.engine.prefix.Prefix, "_passes_trial", return_value=False)
+    with never, mock.patch.object(sptar.llm.engine.prefix, "_two_part_models", {}):
         yield
 
 

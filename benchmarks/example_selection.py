@@ -35,11 +35,10 @@ from random_model import (
     workload,
 )
 
-import sptar.llm.prefix
-import sptar.llm.scoring
+import sptar.llm.engine.prefix
+import sptar.llm.engine.scoring
 from sptar.config import SelectConfig
-from sptar.llm.gated_layers import GatedLayers
-from sptar.llm.scoring import PromptedScorer
+from sptar.llm.engine.scoring import PromptedScorer
 from sptar.tensors.products import PackedLayers
 from sptar.types import Document, Pair, Query, QueryLoss
 from sptar.weak.select import candidate_groups, select_examples
@@ -89,12 +88,12 @@ def published_losses(
 @contextmanager
 def one_prefix_for_each_row() -> Iterator[None]:
     """Without attention in two parts: the prefix is copied for each row."""
-    with mock.patch.object(sptar.llm.prefix.Prefix, "_passes_trial", return_value=False):
-        sptar.llm.prefix._two_part_models.clear()
+    with mock.patch.object(sptar.llm.engine.prefix.Prefix, "_passes_trial", return_value=False):
+        sptar.llm.engine.prefix._two_part_models.clear()
         try:
             yield
         finally:
-            sptar.llm.prefix._two_part_models.clear()
+            sptar.llm.engine.prefix._two_part_models.clear()
 
 
 @contextmanager
@@ -105,16 +104,9 @@ def weights_as_they_are() -> Iterator[None]:
 
 
 @contextmanager
-def gated_layers_as_they_are() -> Iterator[None]:
-    """With all the tensors that the model's own code makes."""
-    with mock.patch.object(GatedLayers, "in_use", return_value=nullcontext()):
-        yield
-
-
-@contextmanager
 def batches_by_rows_alone() -> Iterator[None]:
     """Without a limit on the tokens of a batch."""
-    with mock.patch.object(sptar.llm.scoring, "most_tokens_on", return_value=None):
+    with mock.patch.object(sptar.llm.engine.scoring, "most_tokens_on", return_value=None):
         yield
 
 
@@ -123,12 +115,10 @@ PARTS = {
     "whole, bfloat16": (),
     "prefix copied": (one_prefix_for_each_row,),
     "weights not packed": (weights_as_they_are,),
-    "gated layers not in place": (gated_layers_as_they_are,),
     "batches by rows alone": (batches_by_rows_alone,),
     "none of these": (
         one_prefix_for_each_row,
         weights_as_they_are,
-        gated_layers_as_they_are,
         batches_by_rows_alone,
     ),
 }

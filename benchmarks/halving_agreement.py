@@ -24,8 +24,8 @@ import torch
 from machine import describe_machine
 
 from sptar.config import LanguageModelConfig, PromptConfig, SelectConfig
+from sptar.llm.engine.scoring import PromptedScorer
 from sptar.llm.loading import load_language_model
-from sptar.llm.scoring import PromptedScorer
 from sptar.llm.template import PromptTemplate
 from sptar.types import Document, Pair, Query, QueryLoss
 from sptar.weak.select import select_examples

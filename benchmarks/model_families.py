@@ -35,12 +35,12 @@ from random_model import Texts
 from sptar.config import AugmentConfig, LanguageModelConfig, PromptConfig
 from sptar.errors import ModelError
 from sptar.io import write_json
-from sptar.llm.generation import PromptedGenerator
+from sptar.llm.engine.generation import PromptedGenerator
+from sptar.llm.engine.scoring import PromptedScorer
 from sptar.llm.loading import LanguageModel, load_language_model
-from sptar.llm.query_loss import PromptRow, prompt_row, query_losses
-from sptar.llm.scoring import PromptedScorer
 from sptar.llm.soft_prompt import SoftPrompt
 from sptar.llm.template import PromptTemplate
+from sptar.llm.tuning.query_loss import PromptRow, prompt_row, query_losses
 from sptar.types import Document, GenerationRequest, Pair, Query
 
 VOCABULARY = 512

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sptar.config import AugmentConfig, LanguageModelConfig, PromptConfig
-from sptar.llm.generation import PromptedGenerator
+from sptar.llm.engine.generation import PromptedGenerator
 from sptar.llm.loading import LanguageModel
 from sptar.llm.soft_prompt import SoftPrompt
 from sptar.llm.template import PromptTemplate

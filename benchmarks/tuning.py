@@ -29,13 +29,13 @@ import torch
 from machine import describe_machine, spread
 from random_model import DOCUMENT_TOKENS, EXAMPLE_TOKENS, SHAPES, Texts, Workload, workload
 
-import sptar.llm.tuning_loop
+import sptar.llm.tuning.loop
 from sptar.config import TuneConfig
-from sptar.llm.frozen_products import FrozenProducts
-from sptar.llm.query_loss import PromptRow
 from sptar.llm.soft_prompt import initial_matrix
-from sptar.llm.tuning import tune_soft_prompt
-from sptar.llm.tuning_loop import TuningLoop
+from sptar.llm.tuning.frozen_products import FrozenProducts
+from sptar.llm.tuning.loop import TuningLoop
+from sptar.llm.tuning.query_loss import PromptRow
+from sptar.llm.tuning.soft_prompts import tune_soft_prompt
 from sptar.types import Document, Pair, Query
 
 QUERY_TOKENS = 12
@@ -221,7 +221,7 @@ def weights_as_they_are() -> Iterator[None]:
 @contextmanager
 def large_evaluation_batches() -> Iterator[None]:
     """Without a limit on the tokens of a batch."""
-    with mock.patch.object(sptar.llm.tuning_loop, "most_tokens_on", return_value=None):
+    with mock.patch.object(sptar.llm.tuning.loop, "most_tokens_on", return_value=None):
         yield
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from sptar.config import AugmentConfig, LanguageModelConfig, PromptConfig
-from sptar.llm.generation import PromptedGenerator
+from sptar.llm.engine.generation import PromptedGenerator
+from sptar.llm.engine.scoring import PromptedScorer
 from sptar.llm.loading import LanguageModel, load_language_model
-from sptar.llm.scoring import PromptedScorer
 from sptar.llm.soft_prompt import SoftPrompt
 from sptar.llm.template import PromptTemplate
 from sptar.llm.trial import try_model

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from sptar.config import AugmentConfig
-from sptar.llm.generation import random_stream
+from sptar.llm.engine.generation import random_stream
 from sptar.llm.loading import LanguageModel
 from sptar.llm.soft_prompt import SoftPrompt
 from sptar.llm.template import PromptTemplate

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import torch
 
     from sptar.llm.loading import LanguageModel
-    from sptar.llm.query_loss import PromptRow
+    from sptar.llm.tuning.query_loss import PromptRow
 
 __all__ = ["slow_query_loss"]
 

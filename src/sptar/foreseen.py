@@ -70,7 +70,7 @@ def _refuse_writer(config: RunConfig, steps: Sequence[Step]) -> None:
     assert llm is not None
     writes = any(isinstance(step, AugmentStep) for step in steps)
     if writes and llm.backend != "transformers":
-        from sptar.llm.remote import completions_client
+        from sptar.llm.hosted.generators import completions_client
 
         completions_client(llm, llm.served_name or llm.name)
         if llm.backend == "vllm" and llm.export is not None:

@@ -248,7 +248,7 @@ def _probe(
     inputs: Mapping[str, Artefact],
     context: Context,
 ) -> Probe:
-    from sptar.llm.generation import PromptedGenerator
+    from sptar.llm.engine.generation import PromptedGenerator
     from sptar.llm.soft_prompt import SoftPrompt, initial_matrix
     from sptar.types import GenerationRequest
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sptar.cli.app import run_application
-from sptar.llm.scoring import PromptedScorer
+from sptar.llm.engine.scoring import PromptedScorer
 from sptar.weak.select import load_selection
 
 MakeConfig = Callable[..., Path]

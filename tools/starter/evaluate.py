@@ -33,7 +33,7 @@ from sptar.data.collection import Collection
 from sptar.data.sources import convert
 from sptar.errors import DataError
 from sptar.io import to_json, write_json
-from sptar.llm.generation import PromptedGenerator
+from sptar.llm.engine.generation import PromptedGenerator
 from sptar.llm.loading import LanguageModel, load_language_model
 from sptar.llm.template import PromptTemplate
 from sptar.retrieval.lexical.bm25 import Bm25Index

@@ -18,7 +18,7 @@ def adapter_card(
     Args:
         kind: ``soft prompt`` or ``LoRA``.
         base_model: folder or hub name of the language model, empty where nobody knows it.
-        provenance: what tuning noted, see :func:`sptar.llm.tuning.tuning_provenance`.
+        provenance: what tuning noted, see :func:`sptar.llm.tuning.soft_prompts.tuning_provenance`.
         virtual_tokens: length of a soft prompt.
     """
     base = public_name(base_model) if base_model else ""

@@ -103,8 +103,8 @@ def _writes(name: str) -> bool:
 def _language_model(
     settings: LanguageModelConfig,
 ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    from sptar.llm.engine.prefix import Prefix
     from sptar.llm.loading import load_language_model
-    from sptar.llm.prefix import Prefix
 
     model = load_language_model(settings)
     verdict = model.verdict

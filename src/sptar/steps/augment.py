@@ -20,7 +20,7 @@ from sptar.types import Generator, Pair
 from sptar.workspace import Artefact
 
 if TYPE_CHECKING:
-    from sptar.llm.answer_log import AnswerLog
+    from sptar.llm.hosted.answer_log import AnswerLog
     from sptar.llm.loading import LanguageModel
     from sptar.llm.soft_prompt import SoftPrompt
     from sptar.llm.template import PromptTemplate
@@ -98,7 +98,7 @@ class AugmentStep(Step):
 
     def worker(self, output: Output, inputs: Mapping[str, Artefact], context: Context) -> Worker:
         """Writes the weak queries of a block of documents."""
-        from sptar.llm.answer_log import AnswerLog
+        from sptar.llm.hosted.answer_log import AnswerLog
         from sptar.weak.augment import (
             WeakQueryIds,
             augment_block,
@@ -157,7 +157,7 @@ class AugmentStep(Step):
             f"A weak query may have {template.max_new_tokens} tokens, a labelled one in the prompt "
             f"{template.max_query_tokens}"
         )
-        from sptar.llm.generation import PromptedGenerator
+        from sptar.llm.engine.generation import PromptedGenerator
 
         return PromptedGenerator(
             model,
@@ -198,7 +198,7 @@ class AugmentStep(Step):
         context: Context,
         log: AnswerLog | None,
     ) -> Generator:
-        from sptar.llm.remote import HardPromptGenerator, completions_client
+        from sptar.llm.hosted.generators import HardPromptGenerator, completions_client
 
         return HardPromptGenerator(
             completions_client(self.llm, self.llm.served_name or self.llm.name, log),
@@ -220,7 +220,7 @@ class AugmentStep(Step):
         context: Context,
         log: AnswerLog | None,
     ) -> Generator:
-        from sptar.llm.remote import SoftPromptServerGenerator, completions_client
+        from sptar.llm.hosted.generators import SoftPromptServerGenerator, completions_client
 
         if soft_prompt is None:
             # Without virtual tokens every prompt is text that any server can be given.

@@ -94,7 +94,7 @@ class SelectStep(Step):
         scorer: QueryScorer = _NoScorer()
         evaluation: list[Pair] = []
         if self.select.choice != "first":
-            from sptar.llm.scoring import PromptedScorer
+            from sptar.llm.engine.scoring import PromptedScorer
 
             evaluation = labelled_pairs(
                 collection, split.evaluation, self.pairs_per_query, self.seed

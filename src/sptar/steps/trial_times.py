@@ -73,7 +73,7 @@ def tuning_seconds(
         return 0.0
     if step.tune.method == "lora":
         return None
-    from sptar.llm.tuning import tune_soft_prompt
+    from sptar.llm.tuning.soft_prompts import tune_soft_prompt
 
     collection, split = open_collection(inputs, context), open_split(inputs, context)
     bound, seed = step.tune.pairs_per_query, step.seed
@@ -109,7 +109,7 @@ def selecting_seconds(step: SelectStep, inputs: Mapping[str, Artefact], context:
     """Seconds of scoring the candidate groups."""
     if step.select.choice == "first":
         return 0.0
-    from sptar.llm.scoring import PromptedScorer
+    from sptar.llm.engine.scoring import PromptedScorer
     from sptar.weak.group_search import search_rounds
 
     collection, split = open_collection(inputs, context), open_split(inputs, context)

@@ -82,7 +82,7 @@ class TuneStep(Step):
             max_new_tokens=self.max_new_tokens,
         )
         if is_lora:
-            from sptar.llm.lora import tune_lora
+            from sptar.llm.tuning.lora import tune_lora
 
             result = tune_lora(
                 model,
@@ -95,7 +95,7 @@ class TuneStep(Step):
                 checkpoint_folder=output.unfinished / "checkpoints",
             )
         else:
-            from sptar.llm.tuning import tune_soft_prompt
+            from sptar.llm.tuning.soft_prompts import tune_soft_prompt
 
             result = tune_soft_prompt(
                 model,
@@ -154,7 +154,7 @@ def prompted_model(
     if tuned is None:
         return model, None
     if tuned.manifest.summary["method"] == "lora":
-        from sptar.llm.lora import apply_lora
+        from sptar.llm.tuning.lora import apply_lora
 
         merged = apply_lora(model, tuned.path("adapter"))
         # The update is merged into a copy of the weights: free the original.

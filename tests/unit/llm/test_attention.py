@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sptar.llm.attention import PrefixLayer, _attend, part, two_parts
+from sptar.llm.engine.attention import PrefixLayer, _attend, part, two_parts
 
 WIDTH = 8
 

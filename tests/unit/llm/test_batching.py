@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sptar.llm.batching import LengthBatches, most_tokens_on
+from sptar.llm.engine.batching import LengthBatches, most_tokens_on
 
 
 @settings(deadline=None, max_examples=60)

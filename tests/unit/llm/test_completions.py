@@ -19,9 +19,9 @@ from sptar.address import masked_address
 from sptar.config import LanguageModelConfig, RunConfig, dump_config, parse_config
 from sptar.errors import ConfigError, ModelError
 from sptar.io import to_json
-from sptar.llm.answer_log import AnswerLog
-from sptar.llm.answers import Completion, completion_of
-from sptar.llm.completions import CompletionsClient, _delay
+from sptar.llm.hosted.answer_log import AnswerLog
+from sptar.llm.hosted.answers import Completion, completion_of
+from sptar.llm.hosted.completions import CompletionsClient, _delay
 
 GOOD = {"choices": [{"text": "good", "finish_reason": "stop"}]}
 TRIAL = "Document: Dogs travel free"

@@ -1,4 +1,4 @@
-"""Products with frozen weights, and gated layers in place, against the model's own layers."""
+"""Products with frozen weights, against the model's own layers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from sptar.config import LanguageModelConfig, PromptConfig
-from sptar.llm.frozen_products import FrozenProducts
-from sptar.llm.gated_layers import GatedLayers
 from sptar.llm.loading import LanguageModel, load_language_model
-from sptar.llm.query_loss import prompt_row, query_losses, recomputed_layers
 from sptar.llm.template import PromptTemplate
+from sptar.llm.tuning.frozen_products import FrozenProducts
+from sptar.llm.tuning.query_loss import prompt_row, query_losses, recomputed_layers
 from sptar.tensors import products as packing
 from tiny import LANGUAGE_MODEL_SHAPES, PAIRS, WIDTH
 
@@ -131,39 +130,3 @@ def test_no_copies_when_memory_is_short(
     assert packing.packing_pays(layers)
     assert not packing.packing_pays(layers, copies=2)
     assert len(FrozenProducts(model)) == 0
-
-
-@pytest.mark.parametrize("shape", LANGUAGE_MODEL_SHAPES)
-def test_gated_layers_are_the_same_to_the_bit(models: dict[str, LanguageModel], shape: str) -> None:
-    model = models[shape].model
-    gated = GatedLayers(model)
-    assert (len(gated) > 0) == (shape in ("llama", "qwen"))
-    ids = torch.tensor([[5, 9, 3, 7, 2], [4, 4, 8, 1, 6]])
-    with torch.inference_mode():
-        expected = model(input_ids=ids).logits
-        with gated.in_use():
-            found = model(input_ids=ids).logits
-    assert torch.equal(found, expected)
-    assert not any("forward" in vars(module) for module in model.modules())
-
-
-class Gated(torch.nn.Module):
-    """Parts named as LLaMA's, put together in other ways."""
-
-    def __init__(self, activation: torch.nn.Module, scale: float = 1.0) -> None:
-        super().__init__()
-        self.gate_proj = torch.nn.Linear(4, 6)
-        self.up_proj = torch.nn.Linear(4, 6)
-        self.down_proj = torch.nn.Linear(6, 4)
-        self.act_fn = activation
-        self.scale = scale
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        inner = self.act_fn(self.gate_proj(values)) * self.up_proj(values)
-        return self.down_proj(inner) * self.scale
-
-
-def test_what_only_looks_like_a_gated_layer_is_left_alone() -> None:
-    assert len(GatedLayers(torch.nn.Sequential(Gated(torch.nn.SiLU())))) == 1
-    assert len(GatedLayers(torch.nn.Sequential(Gated(torch.nn.GELU())))) == 0
-    assert len(GatedLayers(torch.nn.Sequential(Gated(torch.nn.SiLU(), scale=1.5)))) == 0

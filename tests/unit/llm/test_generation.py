@@ -12,9 +12,9 @@ import torch
 from prompt_cases import REQUESTS, VIRTUAL_TOKENS, PromptCase, prompt_case, stopping_often
 from reference_generation import SlowAnswer, slow_generate
 from sptar.errors import ModelError
-from sptar.llm.batching import LengthBatches
-from sptar.llm.decoding import _PREFILL_TOKENS
-from sptar.llm.generation import PromptedGenerator, draw, random_stream
+from sptar.llm.engine.batching import LengthBatches
+from sptar.llm.engine.decoding import _PREFILL_TOKENS
+from sptar.llm.engine.generation import PromptedGenerator, draw, random_stream
 from sptar.progress import RecordedProgress
 from sptar.types import Document, Generation, GenerationRequest
 from tiny import LANGUAGE_MODEL_SHAPES
@@ -120,7 +120,7 @@ def test_prefix_copied_for_each_row_gives_the_same(tiny_models, monkeypatch, sha
     case = stopping_often(prompt_case(tiny_models[shape]))
     expected = case.generate(decoding=decoding)
     assert case.generator()._prefix.rows_can_join
-    monkeypatch.setattr("sptar.llm.prefix._two_part_models", {case.model.model: False})
+    monkeypatch.setattr("sptar.llm.engine.prefix._two_part_models", {case.model.model: False})
     assert not case.generator()._prefix.rows_can_join
     answers = case.generate(decoding=decoding)
     assert [(a.raw, a.tokens, a.stopped) for a in answers] == [
@@ -132,10 +132,10 @@ def test_prefix_copied_for_each_row_gives_the_same(tiny_models, monkeypatch, sha
 
 @pytest.mark.parametrize("joins", [True, False])
 def test_many_new_tokens_outgrow_the_spare_cache_slots(tiny_models, monkeypatch, joins):
-    monkeypatch.setattr("sptar.llm.prompt_rows._SPARE_SLOTS", 3)
-    monkeypatch.setattr("sptar.llm.pooled_rows._SLOTS_AT_A_TIME", 3)
+    monkeypatch.setattr("sptar.llm.engine.prompt_rows._SPARE_SLOTS", 3)
+    monkeypatch.setattr("sptar.llm.engine.pooled_rows._SLOTS_AT_A_TIME", 3)
     case = stopping_often(prompt_case(tiny_models["qwen"]), every=40)
-    monkeypatch.setattr("sptar.llm.prefix._two_part_models", {case.model.model: joins})
+    monkeypatch.setattr("sptar.llm.engine.prefix._two_part_models", {case.model.model: joins})
     fast = case.generate()
     assert max(answer.tokens for answer in fast) > 6
     assert_same(fast, slow_answers(case))
@@ -304,7 +304,7 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(
     tiny_models, monkeypatch, joins, failures
 ):
     case = stopping_often(prompt_case(tiny_models["llama"]))
-    monkeypatch.setattr("sptar.llm.prefix._two_part_models", {case.model.model: joins})
+    monkeypatch.setattr("sptar.llm.engine.prefix._two_part_models", {case.model.model: joins})
     expected = case.generate(batch_size=3)
     progress = RecordedProgress()
     generator = case.generator(progress, batch_size=12)

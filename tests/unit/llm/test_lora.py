@@ -11,11 +11,11 @@ import torch
 from sptar.config import LanguageModelConfig, PromptConfig, TuneConfig
 from sptar.errors import ConfigError, ModelError
 from sptar.llm.loading import LanguageModel, load_language_model, weights_hash
-from sptar.llm.lora import apply_lora, tune_lora
-from sptar.llm.query_loss import prompt_row, query_losses
 from sptar.llm.template import PromptTemplate
-from sptar.llm.tuning import TuningResult
-from sptar.llm.tuning_loop import TuningLoop
+from sptar.llm.tuning.loop import TuningLoop
+from sptar.llm.tuning.lora import apply_lora, tune_lora
+from sptar.llm.tuning.query_loss import prompt_row, query_losses
+from sptar.llm.tuning.soft_prompts import TuningResult
 from tiny import LANGUAGE_MODEL_SHAPES, PAIRS
 
 TRAIN, EVALUATION = PAIRS[:4], PAIRS[4:6]

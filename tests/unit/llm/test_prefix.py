@@ -20,8 +20,8 @@ from prompt_cases import (
 from reference_generation import slow_generate, slow_query_loss
 from sptar.config import LanguageModelConfig
 from sptar.errors import ModelError
+from sptar.llm.engine.prefix import Prefix
 from sptar.llm.loading import load_language_model
-from sptar.llm.prefix import Prefix
 from sptar.llm.soft_prompt import SoftPrompt
 from sptar.progress import RecordedProgress
 from tiny import LANGUAGE_MODEL_SHAPES, PAIRS

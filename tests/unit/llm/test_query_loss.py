@@ -12,8 +12,8 @@ import torch
 from slow import slow_query_loss
 from sptar.config import LanguageModelConfig, PromptConfig
 from sptar.llm.loading import LanguageModel, load_language_model
-from sptar.llm.query_loss import prompt_row, query_losses, recomputed_layers
 from sptar.llm.template import PromptTemplate
+from sptar.llm.tuning.query_loss import prompt_row, query_losses, recomputed_layers
 from tiny import LANGUAGE_MODEL_SHAPES, PAIRS, WIDTH
 
 TOKENS = 5

@@ -8,8 +8,8 @@ from completions_server import completions_server, serve_folder
 from prompt_cases import EXAMPLES, REQUESTS, prompt_case, random_soft_prompt
 from sptar.config import AugmentConfig, LanguageModelConfig, PromptConfig
 from sptar.errors import ConfigError, ModelError
-from sptar.llm.completions import CompletionsClient
-from sptar.llm.remote import (
+from sptar.llm.hosted.completions import CompletionsClient
+from sptar.llm.hosted.generators import (
     HardPromptGenerator,
     SoftPromptServerGenerator,
     completions_client,

@@ -11,7 +11,7 @@ import torch
 from prompt_cases import VIRTUAL_TOKENS, prompt_case
 from reference_generation import slow_query_loss
 from sptar.errors import ModelError
-from sptar.llm.scoring import PromptedScorer, mean_pair_loss
+from sptar.llm.engine.scoring import PromptedScorer, mean_pair_loss
 from sptar.types import Document, Pair, Query, QueryLoss
 from tiny import LANGUAGE_MODEL_SHAPES, PAIRS
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from sptar.config import LanguageModelConfig, PromptConfig, TuneConfig
 from sptar.errors import ModelError
 from sptar.llm.loading import LanguageModel, load_language_model
-from sptar.llm.query_loss import prompt_row, query_losses
 from sptar.llm.soft_prompt import SoftPrompt, initial_matrix
 from sptar.llm.template import PromptTemplate
+from sptar.llm.tuning.query_loss import prompt_row, query_losses
 from tiny import LANGUAGE_MODEL_SHAPES, PAIRS, WIDTH
 
 TOKENS = 7

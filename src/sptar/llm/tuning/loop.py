@@ -20,13 +20,12 @@ import torch
 from sptar.config import TuneConfig, result_settings
 from sptar.errors import ConfigError, DataError, ModelError
 from sptar.io import to_json
-from sptar.llm.batching import LengthBatches, most_tokens_on
-from sptar.llm.frozen_products import FrozenProducts
-from sptar.llm.gated_layers import GatedLayers
+from sptar.llm.engine.batching import LengthBatches, most_tokens_on
 from sptar.llm.loading import LanguageModel
-from sptar.llm.query_loss import PromptRow, prompt_row, query_losses, recomputed_layers
 from sptar.llm.template import PromptTemplate
-from sptar.llm.tuning_checkpoint import EpochRecord, TuningState, read_state, write_state
+from sptar.llm.tuning.checkpoint import EpochRecord, TuningState, read_state, write_state
+from sptar.llm.tuning.frozen_products import FrozenProducts
+from sptar.llm.tuning.query_loss import PromptRow, prompt_row, query_losses, recomputed_layers
 from sptar.tensors.memory import is_out_of_memory
 from sptar.types import Pair, Progress
 
@@ -139,8 +138,7 @@ class TuningLoop:
         batches = LengthBatches(self.config.evaluation_batch_size)
         lengths = [len(row.ids) for row in rows]
         most_tokens = most_tokens_on(self.language_model.device)
-        with GatedLayers(self.language_model.model).in_use():
-            losses = batches.run(lengths, work, most_tokens=most_tokens)
+        losses = batches.run(lengths, work, most_tokens=most_tokens)
         return self._finite(round(math.fsum(losses) / len(losses), 6), "evaluation")
 
     def _finite(self, loss: float, kind: str) -> float:

@@ -10,9 +10,9 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from sptar.errors import ModelError
+from sptar.llm.engine.pooled_rows import PooledRows, SharedPrefix
+from sptar.llm.engine.prompt_rows import CopyingRows, PromptRows, SeparateRows, first_values
 from sptar.llm.loading import LanguageModel
-from sptar.llm.pooled_rows import PooledRows, SharedPrefix
-from sptar.llm.prompt_rows import CopyingRows, PromptRows, SeparateRows, first_values
 from sptar.llm.soft_prompt import SoftPrompt
 from sptar.llm.trial import differs
 from sptar.llm.verdict import forward

@@ -18,9 +18,9 @@ from typing import Any
 
 from sptar.config import AugmentConfig, LanguageModelConfig, PromptConfig
 from sptar.errors import ConfigError, ModelError
-from sptar.llm.answer_log import AnswerLog
-from sptar.llm.answers import Completion
-from sptar.llm.completions import CompletionsClient
+from sptar.llm.hosted.answer_log import AnswerLog
+from sptar.llm.hosted.answers import Completion
+from sptar.llm.hosted.completions import CompletionsClient
 from sptar.llm.loading import LanguageModel
 from sptar.llm.soft_prompt import SoftPrompt
 from sptar.llm.template import PromptTemplate, bad_question

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from sptar.errors import ModelError
-from sptar.llm.batching import LengthBatches, most_tokens_on, pad_right
-from sptar.llm.gated_layers import GatedLayers
+from sptar.llm.engine.batching import LengthBatches, most_tokens_on, pad_right
+from sptar.llm.engine.prefix import Prefix
 from sptar.llm.loading import LanguageModel
-from sptar.llm.prefix import Prefix
 from sptar.llm.soft_prompt import SoftPrompt
 from sptar.llm.template import PromptTemplate
 from sptar.progress import silent
@@ -67,7 +66,6 @@ class PromptedScorer:
         self._template = template
         self._soft_prompt = soft_prompt
         self._weights = PackedLayers(language_model.model)
-        self._gated = GatedLayers(language_model.model)
         self._batches = LengthBatches(batch_size, progress)
         self._tokens: dict[Pair, _Scored] = {}
 
@@ -105,7 +103,7 @@ class PromptedScorer:
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:
-        with self._weights.in_use(), self._gated.in_use():
+        with self._weights.in_use():
             yield
 
     def _scored(self, pair: Pair) -> _Scored:

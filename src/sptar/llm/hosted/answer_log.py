@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from sptar.identity import hash_json
 from sptar.io import to_json
-from sptar.llm.answers import Completion
+from sptar.llm.hosted.answers import Completion
 
 __all__ = ["AnswerLog"]
 

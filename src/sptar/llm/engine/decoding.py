@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from sptar.llm.batching import BatchLimit, pad_right
+from sptar.llm.engine.batching import BatchLimit, pad_right
+from sptar.llm.engine.prefix import Prefix
+from sptar.llm.engine.prompt_rows import PromptRows
+from sptar.llm.engine.sampling import DRAWS_PER_TOKEN, draw
 from sptar.llm.loading import LanguageModel
-from sptar.llm.prefix import Prefix
-from sptar.llm.prompt_rows import PromptRows
-from sptar.llm.sampling import DRAWS_PER_TOKEN, draw
 from sptar.tensors.memory import is_out_of_memory
 
 __all__ = ["Answer", "Decoder", "Prompt"]

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
-from sptar.llm.attention import PrefixLayer, attention_configs, two_parts
+from sptar.llm.engine.attention import PrefixLayer, attention_configs, two_parts
+from sptar.llm.engine.prompt_rows import move_to_front, within_context
 from sptar.llm.loading import LanguageModel
-from sptar.llm.prompt_rows import move_to_front, within_context
 from sptar.llm.verdict import forward
 
 __all__ = ["PooledRows", "SharedPrefix"]

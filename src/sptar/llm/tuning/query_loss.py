@@ -16,9 +16,9 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from sptar.errors import ModelError
-from sptar.llm.batching import pad_right
+from sptar.llm.engine.batching import pad_right
+from sptar.llm.engine.prompt_rows import first_values
 from sptar.llm.loading import LanguageModel
-from sptar.llm.prompt_rows import first_values
 from sptar.llm.template import PromptTemplate
 from sptar.types import Pair
 

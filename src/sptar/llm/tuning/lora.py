@@ -22,8 +22,8 @@ from sptar.io import atomic_path, atomic_write_text, write_json
 from sptar.llm.adapter_card import adapter_card
 from sptar.llm.loading import LanguageModel, weights_hash
 from sptar.llm.template import PromptTemplate
-from sptar.llm.tuning import TuningResult, tuning_provenance, tuning_result
-from sptar.llm.tuning_loop import TuningLoop
+from sptar.llm.tuning.loop import TuningLoop
+from sptar.llm.tuning.soft_prompts import TuningResult, tuning_provenance, tuning_result
 from sptar.model_names import public_name
 from sptar.progress import silent
 from sptar.types import Pair, Progress

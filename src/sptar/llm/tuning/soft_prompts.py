@@ -18,8 +18,8 @@ from sptar.errors import ConfigError, ModelError
 from sptar.llm.loading import LanguageModel, weights_hash
 from sptar.llm.soft_prompt import SoftPrompt, initial_matrix
 from sptar.llm.template import PromptTemplate
-from sptar.llm.tuning_checkpoint import EpochRecord, TuningState
-from sptar.llm.tuning_loop import TuningLoop
+from sptar.llm.tuning.checkpoint import EpochRecord, TuningState
+from sptar.llm.tuning.loop import TuningLoop
 from sptar.progress import silent
 from sptar.types import Pair, Progress
 

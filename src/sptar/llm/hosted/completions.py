@@ -4,7 +4,7 @@ vLLM, SGLang, llama.cpp, Ollama and hosted services answer ``POST /completions``
 ``/chat/completions``. What may go wrong is told apart by kind: a busy or broken server is asked
 again, a document that a sound server refuses gets a completion without text and with the reason,
 and everything that no other document would change stops the run. Answers cost money: each is kept
-as it comes (:mod:`sptar.llm.answer_log`).
+as it comes (:mod:`sptar.llm.hosted.answer_log`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import httpx2
 
 from sptar.address import address_problem, address_secrets, masked_address
 from sptar.errors import ModelError
-from sptar.llm.answer_log import AnswerLog
-from sptar.llm.answers import Completion, completion_of, refused
+from sptar.llm.hosted.answer_log import AnswerLog
+from sptar.llm.hosted.answers import Completion, completion_of, refused
 
 __all__ = ["CompletionsClient"]
 

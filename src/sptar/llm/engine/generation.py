@@ -11,11 +11,11 @@ from functools import partial
 
 from sptar.config import AugmentConfig
 from sptar.errors import ModelError
-from sptar.llm.batching import BatchLimit
-from sptar.llm.decoding import Answer, Decoder, Prompt
+from sptar.llm.engine.batching import BatchLimit
+from sptar.llm.engine.decoding import Answer, Decoder, Prompt
+from sptar.llm.engine.prefix import Prefix
+from sptar.llm.engine.sampling import draw, random_stream
 from sptar.llm.loading import LanguageModel
-from sptar.llm.prefix import Prefix
-from sptar.llm.sampling import draw, random_stream
 from sptar.llm.soft_prompt import SoftPrompt
 from sptar.llm.template import DocumentTokens, PromptTemplate
 from sptar.progress import silent

@@ -1,0 +1,1 @@
+"""Writing and scoring behind a shared prefix."""

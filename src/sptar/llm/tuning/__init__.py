@@ -1,0 +1,1 @@
+"""Soft prompt tuning, and LoRA for comparison."""
