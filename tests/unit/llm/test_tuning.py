@@ -16,10 +16,10 @@ from sptar.errors import ConfigError, DataError, ModelError, WorkspaceError
 from sptar.llm.loading import LanguageModel, load_language_model, weights_hash
 from sptar.llm.soft_prompt import SoftPrompt, initial_matrix
 from sptar.llm.template import PromptTemplate
+from sptar.llm.tuning import loop as tuning_loop
 from sptar.llm.tuning.loop import TuningLoop
 from sptar.llm.tuning.query_loss import prompt_row, query_losses
 from sptar.llm.tuning.soft_prompts import TuningResult, tune_soft_prompt
-from sptar.llm.tuning.soft_prompts import loop as tuning_loop
 from sptar.progress import RecordedProgress
 from sptar.types import Document, Pair, Query
 from steady import steady_adam
