@@ -16,7 +16,7 @@ import pytest
 
 from sptar.cli.app import run_application
 from sptar.config import load_config
-from sptar.graph import build_graph
+from sptar.graph.methods import build_graph
 from sptar.workspace import Workspace
 
 MakeConfig = Callable[..., Path]

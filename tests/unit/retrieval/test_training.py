@@ -233,7 +233,7 @@ def test_every_step_of_every_epoch_has_random_numbers_of_its_own(recipe, tmp_pat
 
     for seed in (5, 6):
         with monkeypatch.context() as patched:
-            patched.setattr("sptar.retrieval.training.torch.manual_seed", seeded)
+            patched.setattr("sptar.training.loop.torch.manual_seed", seeded)
             train_retriever(
                 TrainingData(PAIRS),
                 DEV,
