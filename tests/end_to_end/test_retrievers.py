@@ -104,7 +104,13 @@ def test_every_method_meets_every_retriever(work: Path, capsys: pytest.CaptureFi
     assert sorted(path.name for path in models.iterdir()) == sorted(FIRST)
     assert (models / "bm25ce" / "model.safetensors").exists()
     # The reranker by dpr is dpr's model, and a fusion has no other one either.
-    assert (models / "bm25dpr").resolve() == (models / "dpr").resolve()
+    weights = [models / name / "model.safetensors" for name in ("dpr", "bm25dpr", "bm25+dpr")]
+    assert len({path.resolve() for path in weights}) == 1
+    # A card tells of the test of its own system; what a fusion scores is not one model's.
+    cards = {name: (models / name / "README.md").read_text() for name in FIRST}
+    assert "BM25DPR on" in cards["bm25dpr"]
+    assert {name for name, text in cards.items() if "model-index" not in text} == {"bm25+dpr"}
+    assert (work / "runs" / "several" / "written--bm25+dpr.trec.gz").exists()
 
 
 def test_what_retrievers_share_is_made_once(work: Path) -> None:
