@@ -14,7 +14,12 @@ from reference_generation import SlowAnswer, slow_generate
 from sptar.errors import ModelError
 from sptar.llm.engine.batching import LengthBatches
 from sptar.llm.engine.decoding import _PREFILL_TOKENS
-from sptar.llm.engine.generation import LOG_PROBABILITY_DECIMALS, PromptedGenerator, draw, random_stream
+from sptar.llm.engine.generation import (
+    LOG_PROBABILITY_DECIMALS,
+    PromptedGenerator,
+    draw,
+    random_stream,
+)
 from sptar.progress import RecordedProgress
 from sptar.types import Document, Generation, GenerationRequest
 from tiny import LANGUAGE_MODEL_SHAPES
