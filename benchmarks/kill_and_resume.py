@@ -21,6 +21,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -209,6 +210,10 @@ def storm(
         # A run that got through in spite of the kills is compared, and another one begins.
         work = folder / f"{kind}-{outcome.runs}"
         outcome.runs += 1
+        # What was tried out once, the layout of products for instance, a work folder keeps: on a
+        # busy machine another folder may decide otherwise, and its last bits differ.
+        if (kept := folder / f"{kind}-calm" / "trials").is_dir():
+            shutil.copytree(kept, work / "trials")
         while True:
             run = Command([*command, "--work", str(work)], log)
             if outcome.kills < kills:

@@ -70,7 +70,7 @@ def launch(
     # Torchrun would give each process a single thread.
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     command = [
-        *(sys.executable, "-m", __name__, "--standalone"),
+        *(sys.executable, "-m", __name__, "--standalone", "--log-dir", str(folder / "logs")),
         # The name of a machine on no network may not be found.
         *("--local-addr", "127.0.0.1", "--nproc-per-node", str(count), "-m", module, *arguments),
     ]
