@@ -253,7 +253,7 @@ def test_another_target(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["x.yaml", "--alpha", "0.1"], "belong to --runs"),
         (["--runs", "toy-1", "--set", "seed=1"], "belong to a config"),
         (["--runs", "toy-1", "--alpha", "2"], "--alpha is between 0 and 1"),
-        (["--runs", "toy-1", "--bootstrap-samples", "3"], "100 or more"),
+        (["--runs", "toy-1", "--bootstrap-samples", "3"], "from 100 to 1,000,000"),
         (["--runs", "half"], "is not finished"),
         (["--runs", "toy-1", "--target", "nobody"], "no scores of 'nobody'"),
         (["--runs", ","], "no run to compare"),
