@@ -1089,6 +1089,8 @@ def load_config(path: str | Path, assignments: Sequence[str] = ()) -> RunConfig:
             f"There is no config file {path}.",
             hint="configs/your_own_data.yaml in the repository is a commented one to start from.",
         ) from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder; a config is a YAML file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from None
     values = read_plain_yaml(text, str(path))

@@ -89,8 +89,9 @@ def _refuse_writer(config: RunConfig, steps: Sequence[Step]) -> None:
 def _refuse_recipe(recipe: TrainConfig) -> None:
     usable_device(recipe.device, "train.device")
     if recipe.processes > 1:
-        from sptar.training.distributed import training_device
+        from sptar.training.distributed import refuse_idle_processes, training_device
 
+        refuse_idle_processes(recipe.processes, recipe.batch_size)
         training_device(recipe.device, recipe.processes)
 
 

@@ -24,6 +24,7 @@ KNOWN_FROM_THE_CONFIG = [
     ({"recipes": {"dpr": {"device": "cuda:99"}}}, "`train.device: cuda:99` is asked for"),
     ({"llm": {"device": "meta"}}, "`llm.device: meta` is asked for, but torch cannot"),
     ({"train": {"processes": 2, "device": "cpu:0"}}, "train.processes=2 and train.device=cpu:0"),
+    ({"train": {"processes": 1000}}, "train.processes=1000 and train.batch_size=4 contradict"),
     ({"llm": {"backend": "vllm"}}, "`llm.backend: vllm` needs `llm.base_url`"),
     ({"llm": {"backend": "vllm", "base_url": "ftp://x"}}, "llm.base_url"),
     (

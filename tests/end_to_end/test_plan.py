@@ -26,8 +26,13 @@ def summary_of(work: Path, step: str) -> Any:
     return json.loads((folder / "manifest.json").read_text())["summary"]
 
 
+@pytest.mark.parametrize("asked", ["all", 1000])
 def test_a_plan_says_how_long_the_whole_run_takes_and_what_it_leaves_out(
-    make_config: MakeConfig, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    make_config: MakeConfig,
+    tmp_path: Path,
+    capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: str | int,
 ) -> None:
     """With rates that are set, every figure is checked by hand."""
     monkeypatch.setattr(trial_times, "_rates", lambda *given: trial_times._Rates(2.0, 7.0, 0.5))
@@ -38,6 +43,7 @@ def test_a_plan_says_how_long_the_whole_run_takes_and_what_it_leaves_out(
         recipes={"bm25ce": {"epochs": 1}},
         train={"dev_negatives": 3, "steps_per_epoch": 5},
         search={"rerank_depth": 10},
+        select={"groups": asked},
     )
     line = ["plan", str(config), "--work", str(tmp_path)]
     planned = json_of(capsys, *line)
@@ -45,7 +51,8 @@ def test_a_plan_says_how_long_the_whole_run_takes_and_what_it_leaves_out(
     assert list(times) == ["tune", "select", "augment", "train", "encode", "rerank"]
     roles = summary_of(tmp_path, "split")["roles"]
     dev, test = roles["dev"]["queries"], roles["test"]["queries"]
-    # Each pair of S_train is a group, scored on all of S_eval; up to 16 of it took 3 seconds.
+    # Each pair of S_train is a group, however many are asked for, scored on all of S_eval; up to
+    # 16 of it took 3 seconds.
     groups, pairs = roles["train"]["pairs"], roles["evaluation"]["pairs"]
     assert times["select"]["seconds"] == pytest.approx(groups * pairs * 3 / min(pairs, 16))
     # Two methods train two rows: 5 batches of 4 pairs an epoch, 2 seconds a pair and 7 a step; dev

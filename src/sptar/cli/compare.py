@@ -77,6 +77,11 @@ def compare(
                 "--target, --out, --alpha, --bootstrap-samples and --mixed belong to --runs.",
                 hint="The config has its own: evaluate.alpha, evaluate.bootstrap_samples.",
             )
+        if not config.exists() and not config.suffix:
+            raise ConfigError(
+                f"There is no config file {config}.",
+                hint=f"A finished run is named behind --runs: sptar compare --runs {config}",
+            )
         make_steps(_STEP, config, assignments, equal_pairs, work, as_json)
         return
     if assignments or equal_pairs:

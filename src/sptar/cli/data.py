@@ -50,6 +50,10 @@ def check(
 
     if on_error not in ("report", "stop", "skip"):
         raise ConfigError(f"--on-error {on_error}: choose `report`, `stop` or `skip`.")
+    if not source.strip():
+        raise ConfigError(
+            "The source is empty.", hint="Type: sptar data check FOLDER, or sptar data check CONFIG"
+        )
     mode: Literal["stop", "skip"] = "stop" if on_error == "stop" else "skip"
     if Path(source).suffix.lower() in (".yaml", ".yml"):
         data = load_config(source).data.model_copy(update={"on_error": mode})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sptar.config import LanguageModelConfig, TrainConfig
+from sptar.errors import ConfigError
 from sptar.io import read_json
 from sptar.packaged import folder_of, name_of, refuse_missing
 from sptar.retrieval.specs import recipe, retriever_spec
@@ -66,6 +67,8 @@ def check_model(
         ModelError: it is refused, with the reason.
         ConfigError: there is no such row or name.
     """
+    if not name.strip():
+        raise ConfigError("The model's name is empty.", hint="Give a folder or a hub name.")
     folder = folder_of(name)
     refuse_missing(folder)
     started = time.perf_counter()

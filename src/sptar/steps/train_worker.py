@@ -34,7 +34,7 @@ def train(job: TrainingJob, folder: Path, progress: Progress = silent) -> Traini
         progress: of the first process.
 
     Raises:
-        ConfigError: there are not so many devices.
+        ConfigError: there are not so many devices, or a batch has not so many queries.
         SptarError: what a process raised; all have ended then.
     """
     count = job.recipe.processes
@@ -46,8 +46,9 @@ def train(job: TrainingJob, folder: Path, progress: Progress = silent) -> Traini
         return job.run(progress)
     if count == 1:
         return job.run(progress)
-    from sptar.training.distributed import training_device
+    from sptar.training.distributed import refuse_idle_processes, training_device
 
+    refuse_idle_processes(count, job.recipe.batch_size)
     training_device(job.recipe.device, count)
     job.write(folder)
     progress.message(f"Starting {count} training processes.")

@@ -111,6 +111,7 @@ def selecting_seconds(step: SelectStep, inputs: Mapping[str, Artefact], context:
         return 0.0
     from sptar.llm.engine.scoring import PromptedScorer
     from sptar.weak.group_search import search_rounds
+    from sptar.weak.select import candidate_groups
 
     collection, split = open_collection(inputs, context), open_split(inputs, context)
     bound, seed = step.pairs_per_query, step.seed
@@ -130,8 +131,10 @@ def selecting_seconds(step: SelectStep, inputs: Mapping[str, Artefact], context:
     pairs = evaluation[:_SCORED_PAIRS]
     examples = train[: step.prompt.examples]
     seconds = _second_time(lambda: scorer.query_losses(examples, pairs)) / len(pairs)
-    groups = len(train) if step.select.groups == "all" else step.select.groups
-    rounds = search_rounds(step.select.search, groups, len(evaluation), step.select.halving_pairs)
+    groups = candidate_groups(train, step.prompt.examples, step.select.groups, seed)
+    rounds = search_rounds(
+        step.select.search, len(groups), len(evaluation), step.select.halving_pairs
+    )
     return seconds * sum(part.query_losses for part in rounds)
 
 

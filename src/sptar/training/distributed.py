@@ -32,6 +32,7 @@ __all__ = [
     "distributed_context",
     "padded",
     "process_group",
+    "refuse_idle_processes",
     "require_identical",
     "training_device",
 ]
@@ -89,6 +90,20 @@ def training_device(name: str, count: int) -> str:
             hint=f"Set train.processes={max(1, found)}, or train.device=cpu.",
         )
     return "cuda"
+
+
+def refuse_idle_processes(count: int, batch_size: int) -> None:
+    """Refuse more training processes than a batch has queries: the rest would only take memory.
+
+    Raises:
+        ConfigError: there are more.
+    """
+    if count > batch_size:
+        raise ConfigError(
+            f"train.processes={count} and train.batch_size={batch_size} contradict each other: "
+            "each process takes a share of a batch, one query at least.",
+            hint="Lower train.processes; there is one for each GPU.",
+        )
 
 
 @contextmanager

@@ -228,3 +228,20 @@ def test_a_tilde_in_the_name_of_a_work_folder(
     monkeypatch.setenv("HOME", str(tmp_path))
     assert run_application(["status", "--json", "--work=~/work"]) == 0
     assert list(json.loads(capsys.readouterr().out)) == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (["data", "check", ""], "The source is empty."),
+        (["doctor", "model", " "], "The model's name is empty."),
+        (["doctor", "model", "", "--retriever", "dpr"], "The model's name is empty."),
+        (["plan", "."], "is a folder; a config is a YAML file."),
+        (["compare", "my-run"], "A finished run is named behind --runs"),
+    ],
+)
+def test_a_name_that_is_none_is_told(
+    line: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_application(line) == 2
+    assert said in capsys.readouterr().err
