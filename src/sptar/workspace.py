@@ -317,7 +317,12 @@ class Workspace:
         folder = self.folder(step, identity)
         files = {path.relative_to(folder).as_posix(): path for path in _files_of(folder)}
         hashes = {}
+        # Who may look into the folder may read its files; safetensors writes for the owner alone.
+        readers = folder.stat().st_mode & 0o444
         for name, path in files.items():
+            mode = path.stat().st_mode
+            if mode | readers != mode:
+                path.chmod(mode | readers)
             stamp = stamp_of(path)
             hashes[name] = self.hashes.file(path)
             _checked[path] = stamp

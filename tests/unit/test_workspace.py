@@ -364,3 +364,23 @@ def test_a_source_that_changes_while_it_is_read_is_not_kept(
     edited("qrels/another.tsv", (source / "qrels" / "test.tsv").read_bytes())
     workspace = Workspace(tmp_path / "work")
     assert make(CollectionStep(data, source_identity(data, workspace.hashes)), Context(workspace))
+
+
+class Private(Count):
+    """Writes a file that its owner alone may read, as safetensors does."""
+
+    def build(self, output: Output, inputs: Any, context: Context) -> dict[str, int]:
+        found = super().build(output, inputs, context)
+        output.path("number.txt").chmod(0o600)
+        return found
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_who_may_look_into_an_artefact_may_read_its_files(tmp_path: Path) -> None:
+    for mask, mode in ((0o022, 0o644), (0o077, 0o600)):
+        before = os.umask(mask)
+        try:
+            made = make(Private(1), Context(Workspace(tmp_path / f"{mask}")))
+        finally:
+            os.umask(before)
+        assert (made.artefact.folder / "number.txt").stat().st_mode & 0o777 == mode

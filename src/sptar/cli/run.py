@@ -56,6 +56,7 @@ def run(
     progress.message(f"Run '{settings.name}' in {work}")
     from sptar.pipeline import run as run_pipeline
     from sptar.report.collect import write_report
+    from sptar.report.printed import MARKS_NOTE
     from sptar.steps.base import Context
     from sptar.workspace import Workspace
 
@@ -75,7 +76,7 @@ def run(
         return
     print_table(f"Run '{record.name}'", written.table.columns, written.table.rows)
     if len(written.table.rows) > 1:
-        print("+ significantly better than the verdict's method, - significantly worse")
+        print(MARKS_NOTE)
     for sentence in written.verdict:
         print(sentence)
     if written.examples is not None:

@@ -8,9 +8,15 @@ from sptar.evaluation.systems import retriever_title, row_title
 from sptar.report.examples import excerpt
 from sptar.report.records import MethodExamples, ScoreCell, ScoreTable
 
-__all__ = ["PrintedTable", "print_examples", "print_scores"]
+__all__ = ["MARKS_NOTE", "PrintedTable", "print_examples", "print_scores"]
 
 _MARKS = {"": "", "below": " †", "above": " ‡"}
+
+MARKS_NOTE = (
+    f"{_MARKS['below'].strip()} significantly worse than the verdict's method, "
+    f"{_MARKS['above'].strip()} significantly better"
+)
+"""What the marks in a printed table mean."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from sptar.evaluation.family import FamilyComparison, compare_systems
 from sptar.evaluation.measures import parse_measures
 from sptar.evaluation.verdict import family_verdict
 from sptar.report.build import render
-from sptar.report.printed import print_scores
-from sptar.report.records import CostRow, ReportData, ScoreTable
+from sptar.report.printed import MARKS_NOTE, _cell, print_scores
+from sptar.report.records import CostRow, ReportData, ScoreCell, ScoreTable
 from sptar.report.table_files import comparison_csv, scores_csv, scores_latex
 from sptar.report.tables import score_table, table_note
 
@@ -190,3 +190,9 @@ def test_the_page_of_several_retrievers(table: ScoreTable, family: FamilyCompari
         assert line in text
     without = render(ReportData("run", costs=(CostRow("SPTAR", 1.0, 1, 1, 1, 1),)))
     assert "Teacher" not in without
+
+
+def test_the_line_below_a_printed_table_explains_the_marks_in_it() -> None:
+    for mark, word in (("below", "worse"), ("above", "better")):
+        sign = _cell(ScoreCell(0.25, mark)).split()[-1]
+        assert f"{sign} significantly {word}" in MARKS_NOTE
