@@ -344,7 +344,7 @@ def test_a_source_that_changes_while_it_is_read_is_not_kept(
 
     def edited(name: str, content: bytes) -> None:
         workspace = Workspace(tmp_path / "work")
-        step = CollectionStep(data, source_identity(data, workspace.hashes))
+        step = CollectionStep(data=data, identity=source_identity(data, workspace.hashes))
         with monkeypatch.context() as patched:
             plain = sources.convert
 
@@ -363,7 +363,10 @@ def test_a_source_that_changes_while_it_is_read_is_not_kept(
     edited("corpus.jsonl", content.replace(b" the ", b" eht "))
     edited("qrels/another.tsv", (source / "qrels" / "test.tsv").read_bytes())
     workspace = Workspace(tmp_path / "work")
-    assert make(CollectionStep(data, source_identity(data, workspace.hashes)), Context(workspace))
+    assert make(
+        CollectionStep(data=data, identity=source_identity(data, workspace.hashes)),
+        Context(workspace),
+    )
 
 
 class Private(Count):
