@@ -11,7 +11,7 @@ from sptar.packaged import folder_of, name_of
 
 __all__ = ["licence_of", "public_name"]
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 _LICENCE = re.compile(r"license:\s*[\"']?([\w.+-]+)")
 
