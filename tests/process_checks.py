@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from sptar.blocks import Block
 from sptar.errors import DataError, ModelError
+from sptar.executors.lifeline import end_offspring_with_me
 from sptar.executors.processes import ProcessExecutor
 from sptar.executors.torchrun import launch, reporting
 from sptar.progress import SilentProgress
@@ -158,6 +160,16 @@ def share(folder):
     ProcessExecutor(2, 1).share(blocks, Endless(folder), lambda block: None)
 
 
+def start_a_service(folder):
+    """A process that starts another one, which starts one in a session of its own."""
+    end_offspring_with_me()
+    code = "import subprocess, sys; subprocess.Popen(sys.argv[1:], start_new_session=True)"
+    inner = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)"
+    line = [sys.executable, "-c", code, sys.executable, "-c", inner, str(folder / "pid-0")]
+    subprocess.run(line, check=True)
+    time.sleep(600)
+
+
 def launch_wait(folder):
     """A process that has started torchrun."""
     launch("process_checks", ["wait", str(folder)], 2, folder / "folder")
@@ -220,6 +232,7 @@ CHECKS = (
     train_jobs,
     train_from_outside,
     share,
+    start_a_service,
     launch_wait,
 )
 

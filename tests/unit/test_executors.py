@@ -156,6 +156,18 @@ def test_workers_end_also_where_the_system_kills_nobody(tmp_path):
     assert_all_end(pids)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells the environment")
+def test_a_service_ends_with_the_process_that_started_it(tmp_path):
+    """Also one that has left its parent, its session and everything else that could be followed."""
+    parent = subprocess.Popen([sys.executable, "-m", "process_checks", "start_a_service", tmp_path])
+    try:
+        pids = numbers_written(tmp_path, 1, parent)
+    finally:
+        parent.kill()
+        parent.wait()
+    assert_all_end(pids)
+
+
 def test_processes_get_their_threads_and_leave_the_environment_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     factory = Threads(tmp_path)

@@ -14,6 +14,7 @@ from typing import Any
 
 from sptar.blocks import Block
 from sptar.errors import ConfigError, SptarError, WorkspaceError
+from sptar.executors.lifeline import end_offspring_with_me
 from sptar.executors.local import WorkerFactory
 
 __all__ = ["RayExecutor"]
@@ -73,6 +74,9 @@ class RayExecutor:
                 "The executor 'ray' needs the package ray.", hint='Type: pip install "sptar[ray]"'
             ) from None
         if not ray.is_initialized():
+            if address is None:
+                # A cluster that is started here has services which outlive a killed driver.
+                end_offspring_with_me()
             try:
                 ray.init(
                     address=address,
