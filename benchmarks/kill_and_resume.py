@@ -1,7 +1,7 @@
 """Kill runs at random moments, restart them each time, compare the end with a calm run.
 
     python benchmarks/kill_and_resume.py configs/demo.yaml --kills 10
-    python benchmarks/kill_and_resume.py configs/demo.yaml --kinds plain workers torchrun ray hosted
+    python benchmarks/kill_and_resume.py benchmarks/kill_and_resume.yaml --kinds ray late --kills 16
 
 Kinds of runs: ``plain`` in one process, ``workers`` with ``--workers 2``, ``torchrun`` with two
 training processes, ``ray`` with a cluster of two actors, ``hosted`` with weak queries from a server
