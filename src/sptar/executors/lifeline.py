@@ -3,13 +3,15 @@
 The system kills them where it can be asked to (Linux), so that also a process deep in a library's
 code goes at once; everywhere, a thread waits for the end of a pipe that the parent holds open.
 
-Run as a program this is a watcher: it reads standard input to its end and then ends every process
+Run as a module this is a watcher: it reads standard input to its end and then ends every process
 that bears its mark.
 """
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import multiprocessing.connection
 import os
 import secrets
 import signal
@@ -24,9 +26,8 @@ __all__ = ["end_offspring_with_me", "end_with_parent", "end_with_standard_input"
 
 _MARK = "SPTAR_OFFSPRING_OF"
 """Environment variable that everything inherits which this process starts, at any remove."""
-_QUIET = 3.0
-"""Seconds without a marked process after which a watcher has done its work: on a busy machine a
-process that is being started bears no mark for a while."""
+_QUIET = 1.0
+"""Seconds without a marked process after which a watcher has done its work."""
 _watchers: list[subprocess.Popen[bytes]] = []
 
 _SET_PARENT_DEATH_SIGNAL = 1
@@ -35,14 +36,11 @@ _SET_PARENT_DEATH_SIGNAL = 1
 
 def end_with_parent() -> None:
     """Of a process that :mod:`multiprocessing` started: it ends with its parent."""
-    import multiprocessing
-    from multiprocessing.connection import wait
-
     parent = multiprocessing.parent_process()
     assert parent is not None
     _kill_with(parent.pid)
     sentinel = parent.sentinel
-    _watch(lambda: wait([sentinel]))
+    _watch(lambda: multiprocessing.connection.wait([sentinel]))
 
 
 def end_with_standard_input(parent: int | None = None) -> None:
@@ -71,8 +69,7 @@ def end_offspring_with_me() -> None:
     mark = secrets.token_hex(8)
     unmarked = {name: value for name, value in os.environ.items() if name != _MARK}
     watcher = subprocess.Popen(
-        # It needs nothing but the standard library, and a run may be killed while it starts.
-        [sys.executable, "-I", "-S", __file__, mark],
+        [sys.executable, "-m", __name__, mark],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
