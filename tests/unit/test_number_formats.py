@@ -113,6 +113,8 @@ def test_a_folder_with_artefacts_keeps_the_format_of_the_first(
     workspace = Workspace(models / "work")
     made = {"inputs": {}, "summary": {}, "seconds": 0.0, "resumed": False, "versions": {}}
     recipe = {} if begun == "float32" else {"encode_dtype": begun}
+    for step, identity in (("tune", "a"), ("train", "b"), ("encode", "c")):
+        workspace.folder(step, identity).mkdir(parents=True)
     workspace.finish("tune", 1, "a", settings={"dtype": begun}, **made)
     workspace.finish("train", 1, "b", settings={"train": {"dtype": begun, **recipe}}, **made)
     # Its format is that of its training; it has no settings of its own.
